@@ -1,0 +1,262 @@
+"""What a prepared set or a checkpoint says of its data, and the check of one against another.
+
+The contract travels as `contract.json` beside a prepared set's shards and inside every checkpoint. A consumer never
+guesses: bands are matched by name, unit and level must agree, and the statistics that normalised the training data
+go wherever the weights go.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fusionx_jax import modalities as modalities_lib
+
+FILE_NAME = "contract.json"
+FORMAT_VERSION = 1
+
+
+class InputError(ValueError):
+    """The user's input or usage is wrong; the message is one clear sentence. Exit status 2."""
+
+
+class RunError(RuntimeError):
+    """The run failed for a reason outside the input (a full disk, diverged training). Exit status 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModalityContract:
+    """One modality of a data set: what its pixels mean and the statistics that normalise them.
+
+    Attributes:
+      bands: band names in wire order.
+      unit, level: as in `modalities.Modality`.
+      scale, offset: `physical = wire * scale + offset`.
+      nodata: wire code of a pixel without data.
+      gsd_m: ground sampling distance of the tile grid, metres.
+      height, width: tile size, pixels.
+      mean, std: per band over valid training pixels, physical unit.
+      nodata_fraction: share of pixels without data over the training split (0 lets the model skip validity masks).
+    """
+
+    bands: tuple[str, ...]
+    unit: str
+    level: str
+    scale: float
+    offset: float
+    nodata: int
+    gsd_m: float
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    nodata_fraction: float = 0.0
+
+    def composites(self) -> tuple[modalities_lib.Composite, ...]:
+        """Ways to draw this modality, from the known sensor whose bands include these (none for others)."""
+        for known in modalities_lib.KNOWN.values():
+            if set(self.bands) <= set(known.band_names):
+                return known.composites
+        return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Labels a prepared set carries: the feature's name, its kind ("multi", "single" or "pixel") and class names.
+
+    `counts[split][class]` is the number of tiles (pixels for "pixel") of that class in that split. In a "pixel"
+    task the value 255 marks unlabelled pixels.
+    """
+
+    feature: str
+    kind: str
+    classes: tuple[str, ...]
+    counts: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+
+IGNORE_LABEL = 255
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """A data set in words and numbers. See the module docstring."""
+
+    name: str
+    simulated: bool
+    modalities: Mapping[str, ModalityContract]
+    tasks: Mapping[str, Task]
+    splits: Mapping[str, int]
+    split_origin: str
+    licence: str
+    citation: str
+    source_version: str
+    notes: tuple[str, ...] = ()
+    has_location: bool = False
+    group_feature: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"format_version": FORMAT_VERSION, **_plain(dataclasses.asdict(self))}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
+
+    def task(self, name: str) -> Task:
+        """The task called `name`; an empty name picks the first scene task.
+
+        Raises:
+          InputError: there is no such task.
+        """
+        if not name:
+            for task_name in sorted(self.tasks):
+                if self.tasks[task_name].kind != "pixel":
+                    return self.tasks[task_name]
+            raise InputError(
+                f"The data set {self.name} carries no scene labels (its tasks: "
+                f"{', '.join(sorted(self.tasks)) or 'none'}), so there is nothing to probe; prepare it with labels."
+            )
+        if name not in self.tasks:
+            raise InputError(
+                f"The data set {self.name} has no task {name!r}; it has {', '.join(sorted(self.tasks)) or 'none'}."
+            )
+        return self.tasks[name]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def from_dict(raw: Mapping[str, Any], where: str) -> Contract:
+    """Rebuilds a contract from its JSON form.
+
+    Raises:
+      InputError: a key is missing, unknown or of the wrong kind; `where` names the file.
+    """
+    version = raw.get("format_version")
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{where} has contract format {version!r}, this version reads {FORMAT_VERSION}; prepare the set again."
+        )
+    try:
+        mods = {
+            name: ModalityContract(**{k: _tuples(v) for k, v in m.items()}) for name, m in raw["modalities"].items()
+        }
+        tasks = {
+            name: Task(
+                t["feature"],
+                t["kind"],
+                tuple(t["classes"]),
+                {s: tuple(c) for s, c in t["counts"].items()},
+            )
+            for name, t in raw["tasks"].items()
+        }
+        rest = {k: _tuples(v) for k, v in raw.items() if k not in ("format_version", "modalities", "tasks")}
+        contract = Contract(modalities=mods, tasks=tasks, **rest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{where} is not a valid contract ({error}); it may have been edited by hand: prepare the set again."
+        ) from error
+    for name, m in contract.modalities.items():
+        sizes = {len(m.bands), len(m.mean), len(m.std)}
+        if len(sizes) != 1 or any(s <= 0 for s in m.std):
+            raise InputError(
+                f"{where}: modality {name} lists {len(m.bands)} bands, {len(m.mean)} means and {len(m.std)} positive "
+                "deviations, which must be as many; prepare the set again."
+            )
+    return contract
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def load(directory: str | os.PathLike) -> Contract:
+    """Reads the contract of a prepared set.
+
+    Raises:
+      InputError: the folder is missing, is not a prepared set, or its contract is damaged.
+    """
+    directory = os.fspath(directory)
+    path = os.path.join(directory, FILE_NAME)
+    if not os.path.isdir(directory):
+        raise InputError(
+            f"There is no folder {directory}; make a prepared set with `python -m data.prepare NAME --out=DIR`, which "
+            "prints the set's directory last."
+        )
+    if not os.path.isfile(path):
+        raise InputError(
+            f"{directory} is not a finished prepared set: it has no {FILE_NAME}, which is written last. Run the same "
+            "`python -m data.prepare` command again to finish it, or pass the directory that command printed."
+        )
+    try:
+        with open(path, encoding="utf-8") as f:
+            raw = json.load(f)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); prepare the set again.") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path} holds {type(raw).__name__} instead of an object; prepare the set again.")
+    return from_dict(raw, path)
+
+
+def check_compatible(have: Contract, want: Mapping[str, ModalityContract], *, have_name: str, want_name: str) -> None:
+    """Refuses data whose bands, unit or level are not those of a checkpoint; only modalities of both are compared.
+
+    Raises:
+      InputError: no modality in common, or one that differs; both sides are named.
+    """
+    common = [m for m in want if m in have.modalities]
+    if not common:
+        raise InputError(
+            f"{have_name} has the modalities {', '.join(have.modalities)}, but {want_name} was made for "
+            f"{', '.join(want)}; nothing matches."
+        )
+    for name in common:
+        h, w = have.modalities[name], want[name]
+        missing = [b for b in w.bands if b not in h.bands]
+        if missing:
+            raise InputError(
+                f"Modality {name}: {have_name} lacks the band {', '.join(missing)} (it has {', '.join(h.bands)}) that "
+                f"{want_name} was trained on; prepare it with those bands."
+            )
+        for field in ("unit", "level"):
+            if getattr(h, field) != getattr(w, field):
+                raise InputError(
+                    f"Modality {name}: {have_name} is {field} {getattr(h, field)!r}, but {want_name} expects "
+                    f"{getattr(w, field)!r}; convert the data or use weights trained on it."
+                )
+
+
+def check_unit(values: np.ndarray, modality: modalities_lib.Modality, where: str) -> None:
+    """Refuses pixels that cannot be in the declared unit. `values` are physical, NaN where there is no data.
+
+    Decibel backscatter of land is mostly negative and rarely all inside [0, 2]; linear power is never negative.
+    Reflectance x 10^4 has values in the hundreds; reflectance in 0..1 does not.
+
+    Raises:
+      InputError: with the range found, the range expected and the likely true unit.
+    """
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return
+    low, high = float(finite.min()), float(finite.max())
+    guess = None
+    if modality.unit == "dB" and low >= 0.0:
+        guess = "linear power (convert with 10*log10)" if np.median(finite) < 5.0 else "amplitude digital numbers"
+    elif modality.unit == "reflectance_1e4" and low >= -1.0 and high <= 2.0 and high > 0.0:
+        guess = "reflectance in 0..1 (multiply by 10000)"
+    elif low < modality.valid_range[0] or high > modality.valid_range[1]:
+        guess = "a different unit, or no-data values that were not declared"
+    if guess:
+        raise InputError(
+            f"{where}: values from {low:.4g} to {high:.4g} cannot be {modality.unit} for {modality.name} (expected "
+            f"within {modality.valid_range[0]:g} to {modality.valid_range[1]:g}); they look like {guess}. "
+            "State the true unit or convert the file."
+        )
