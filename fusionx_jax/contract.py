@@ -39,7 +39,7 @@ class ModalityContract:
       gsd_m: ground sampling distance of the tile grid, metres.
       height, width: tile size, pixels.
       mean, std: per band over valid training pixels, physical unit.
-      nodata_fraction: share of pixels without data over the training split (0 lets the model skip validity masks).
+      nodata_fraction: share of pixels without data over all splits (0 lets the model skip validity masks).
     """
 
     bands: tuple[str, ...]

@@ -50,7 +50,7 @@ class Modality:
     Attributes:
       name: key of the modality in batches and result rows.
       bands: channels in wire order.
-      unit: physical unit of decoded values: "dB" or "reflectance_1e4" (surface or top-of-atmosphere reflectance x 10^4).
+      unit: physical unit of decoded values: "dB" or "reflectance_1e4" (reflectance x 10^4).
       level: processing level; two levels of one sensor are different inputs.
       scale, offset: `physical = wire * scale + offset`.
       valid_range: what the wire can carry; physical values outside it are not this unit.

@@ -18,9 +18,9 @@ What separates the twelve classes (each line names who can tell them apart):
 
 Clouds, their shadows and haze touch the optical tile only; speckle (gamma, 4.4 looks) the SAR tile only.
 
-Sources of the ingredients: spectral shapes after the USGS spectral library's typical vegetation, soil and water curves read
-at the Sentinel-2 band centres; backscatter levels after Ulaby & Dobson, "Handbook of Radar Scattering Statistics for
-Terrain" (1989), C band at 35-40 degrees; 4.4 equivalent looks, Sentinel-1 Product Specification (IW GRDH).
+Sources of the ingredients: spectral shapes after the USGS spectral library's typical vegetation, soil and water curves
+read at the Sentinel-2 band centres; backscatter levels after Ulaby & Dobson, "Handbook of Radar Scattering
+Statistics for Terrain" (1989), C band at 35-40 degrees; 4.4 equivalent looks, Sentinel-1 Product Specification.
 """
 
 import dataclasses

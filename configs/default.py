@@ -1,0 +1,83 @@
+"""Every key with its default. Other configs start from this one and change what they are about.
+
+Run: `fusionx pretrain --config=configs/default.py --workdir=W --config.dataset=DIR`. With size "small" and 128-pixel
+tiles this is a run for one accelerator; on two CPU cores use `configs/demo.py`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(options: str = "") -> ConfigDict:
+    """`options` is not used here."""
+    del options
+    c = ConfigDict()
+    c.dataset = ""  # directory of a prepared set, as `python -m data.prepare` prints it
+    c.seed = 0
+    c.num_steps = 100_000
+    c.batch_size = 256  # over all devices
+    c.checkpoint_every = 2_000
+    c.keep_checkpoints = 3
+    c.log_every = 50
+
+    c.modalities = ("s1", "s2")
+    c.masking = "independent"  # or "consistent"
+    c.mask_ratio = 0.75  # a number, or a ConfigDict by modality
+    c.target = "both"  # "normalised", "raw" or "both"
+    c.loss_weights = ConfigDict({"s1": 1.0, "s2": 1.0})
+
+    c.model = ConfigDict()
+    c.model.size = "small"  # mini, tiny, small, base, large
+    c.model.patch_size = 8
+    c.model.cross_attention = "both"  # "encoder", "decoder", "both" or "none"
+    c.model.dtype = "float32"  # "bfloat16" on accelerators
+
+    c.augment = ConfigDict()
+    c.augment.crop = 0  # side of a random crop in pixels; 0 keeps whole tiles
+    c.augment.flip = True  # one of the square's eight symmetries
+
+    # MAE's recipe (arXiv 2111.06377, table 8): AdamW, b2 .95, decay .05, base rate 1.5e-4 per 256 examples.
+    c.optimizer = ConfigDict()
+    c.optimizer.learning_rate = 1.5e-4  # per 256 examples
+    c.optimizer.warmup_steps = 4_000
+    c.optimizer.final_fraction = 0.0  # of the peak rate, at the last step
+    c.optimizer.weight_decay = 0.05
+    c.optimizer.b1 = 0.9
+    c.optimizer.b2 = 0.95
+    c.optimizer.clip_norm = 1.0
+
+    c.mesh = ConfigDict({"data": -1, "fsdp": 1})
+    c.init_from = ""  # workdir or checkpoint whose weights to start from
+    c.statistics = "checkpoint"  # with init_from: normalise by the "checkpoint"'s statistics or the "dataset"'s
+
+    c.label_fractions = (0.01, 0.05, 0.1, 0.5, 1.0)
+    c.evaluate = evaluation()
+    return c
+
+
+def evaluation() -> ConfigDict:
+    """How representations are judged; the same for every method and floor."""
+    e = ConfigDict()
+    e.task = "multi"  # a task of the prepared set's contract
+    e.modalities = ("s1+s2", "s1", "s2")
+    e.seeds = 5  # label subsets per fraction
+    e.pooling = "mean_std"  # of patch tokens: "mean", "mean_std" or "class"
+    e.batch_size = 256
+    # Ridge strengths of the mean log-loss on standardised features.
+    e.regularisation = tuple(10.0**k for k in (-4, -3, -2.5, -2, -1.5, -1, -0.5, 0))
+    e.selection = ("cv",)  # choose it by "cv" inside the labels; "validation" uses the whole val split
+    e.cv_folds = 5
+    e.bootstrap = 500  # resamples for intervals
+    e.floors = ("untrained", "band_statistics", "supervised")
+    e.statistics = "checkpoint"  # normalise by the "checkpoint"'s statistics or the "dataset"'s
+    e.subset_dir = ""  # reuse label subsets (id files) from here
+
+    s = e.supervised = ConfigDict()  # the network trained from scratch on the labels only
+    s.seeds = 5
+    s.batch_size = 64
+    s.num_steps = 2_000  # at the full label set; see min_steps
+    s.min_steps = 400  # at the smallest fraction: steps grow with the square root of the labels
+    s.eval_every = 50  # selection on the validation split
+    s.learning_rates = (3e-4, 1e-3)  # chosen on the validation split, per fraction
+    s.weight_decay = 0.05
+    s.flip = True
+    return e

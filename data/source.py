@@ -1,0 +1,68 @@
+"""What a builder provides: a description of the data and random access to its examples.
+
+Every data set folder (`data/simulated`, `data/paired_scenes`) implements `Source`; `data/writer.py` turns any source
+into a prepared set. An example is a pure function of (split, index), so that shards can be written in any order, by
+any worker, and again after an interruption.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from fusionx_jax import modalities
+from fusionx_jax.contract import IGNORE_LABEL
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    """Labels of a source: feature name, kind ("multi", "single", "pixel"), class names."""
+
+    feature: str
+    kind: str
+    classes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a source says of itself; becomes the contract once statistics are known."""
+
+    name: str
+    simulated: bool
+    modalities: Mapping[str, modalities.Modality]
+    gsd_m: float
+    tile_size: int
+    tasks: Mapping[str, TaskSpec]
+    split_origin: str
+    licence: str
+    citation: str
+    source_version: str
+    notes: tuple[str, ...] = ()
+    has_location: bool = False
+    has_group: bool = False
+
+
+class Source(Protocol):
+    """A data set that can be prepared."""
+
+    def describe(self) -> Description: ...
+
+    def splits(self) -> Mapping[str, int]:
+        """Number of examples of each split."""
+
+    def example(self, split: str, index: int) -> dict[str, Any]:
+        """`{modality: float physical [H, W, C], label feature: array, "id": str, ...}`; NaN marks missing pixels."""
+
+
+def scene_labels(pixels: np.ndarray, num_classes: int, cover: float) -> tuple[np.ndarray, int]:
+    """Scene labels from pixel labels [H, W]: multi-hot uint8 [K] (classes of at least `cover`) and dominant class.
+
+    Unlabelled pixels (255) do not count; a tile without any labelled pixel has an empty multi-hot and class 0, so
+    sources drop such tiles.
+    """
+    counts = np.bincount(pixels[pixels != IGNORE_LABEL].ravel(), minlength=num_classes)[:num_classes]
+    multi = (counts >= cover * max(counts.sum(), 1)) & (counts > 0)
+    return multi.astype(np.uint8), int(counts.argmax())

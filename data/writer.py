@@ -1,0 +1,490 @@
+"""Writes any source as a prepared set: a TFDS directory of array_record shards, plus its contract.
+
+A shard is the unit of work and of resuming: a worker writes it and its statistics to temporary names and renames
+them. The TFDS metadata follow when all shards are there, and `contract.json` last: a directory without it is not
+a prepared set, however it was interrupted.
+
+Records are TFDS-encoded `tf.train.Example`s in uncompressed array_records of group size 1 (random access), with
+`encoding="bytes"` tensors, so that `tfds.builder_from_directory` reads them. No TensorFlow is needed to write them.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data.source import SPLITS, Description, Source
+from fusionx_jax import contract as contract_lib
+from fusionx_jax import modalities as modalities_lib
+from fusionx_jax.contract import InputError, RunError
+
+TFDS_VERSION = "1.0.0"
+_RECORD_OPTIONS = "group_size:1,uncompressed"
+_STATS_DIR = "preparing"
+_SHARD_BYTES = 64 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Examples `start` to `stop` of a split, and the file they go to."""
+
+    split: str
+    start: int
+    stop: int
+    filename: str
+
+
+def prepare(source: Source, out: str, num_workers: int | None = None) -> str:
+    """Prepares `source` under `out` and returns the prepared set's directory, `out/NAME/1.0.0`.
+
+    Finished shards of an interrupted run of the same command are kept.
+
+    Raises:
+      InputError: the directory holds another set, or a split the set needs is empty.
+      RunError: the disk filled or a worker died; what is finished stays, and the same command goes on.
+    """
+    description = source.describe()
+    splits = {s: n for s, n in source.splits().items() if n}
+    for needed in ("train", "test"):
+        if not splits.get(needed):
+            raise InputError(
+                f"The split {needed!r} of {description.name} is empty (splits: {dict(source.splits())}); give more "
+                "data or other split settings."
+            )
+    directory = os.path.join(out, description.name, TFDS_VERSION)
+    if _already_there(directory, description):
+        print(f"{directory} is already prepared from the same source; nothing to do.", file=sys.stderr)
+        return directory
+    shards = _plan_shards(description, splits)
+    with _disk_errors(directory):
+        os.makedirs(os.path.join(directory, _STATS_DIR), exist_ok=True)
+        _claim(directory, description)
+        _check_space(directory, description, splits)
+        stats = _write_shards(source, directory, shards, num_workers)
+        _write_metadata(directory, description, shards, stats)
+    return directory
+
+
+def tile_bytes(description: Description) -> int:
+    """Approximate size of one record."""
+    pixels = description.tile_size**2
+    channels = sum(len(m.bands) for m in description.modalities.values())
+    return pixels * (2 * channels + sum(t.kind == "pixel" for t in description.tasks.values())) + 512
+
+
+def _already_there(directory: str, description: Description) -> bool:
+    if not os.path.exists(os.path.join(directory, contract_lib.FILE_NAME)):
+        return False
+    existing = contract_lib.load(directory)
+    if existing.source_version == description.source_version:
+        return True
+    raise InputError(
+        f"{directory} already holds another set ({existing.source_version}), and this command would prepare "
+        f"{description.source_version}; give another --out or remove that directory."
+    )
+
+
+def _claim(directory: str, description: Description) -> None:
+    """Marks the unfinished directory as belonging to this source, or refuses one that belongs to another."""
+    path = os.path.join(directory, _STATS_DIR, "source.json")
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            begun = json.load(f)["source_version"]
+        if begun != description.source_version:
+            raise InputError(
+                f"{directory} holds an unfinished preparation of {begun}, and this command would prepare "
+                f"{description.source_version}; finish that one with its own command, or remove the directory."
+            )
+        return
+    _write_atomically(path, json.dumps({"source_version": description.source_version}))
+
+
+def _check_space(directory: str, description: Description, splits: Mapping[str, int]) -> None:
+    needed = sum(splits.values()) * tile_bytes(description)
+    done = sum(os.path.getsize(os.path.join(directory, f)) for f in os.listdir(directory) if ".array_record-" in f)
+    free = shutil.disk_usage(directory).free
+    if needed - done > free:
+        raise RunError(
+            f"{directory} needs about {needed / 1e9:.2f} GB, of which {done / 1e9:.2f} GB are written, but the disk "
+            f"has {free / 1e9:.2f} GB free; free some space or give another --out."
+        )
+
+
+@contextlib.contextmanager
+def _disk_errors(directory: str):
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RunError(
+                f"The disk filled while writing {directory} ({error.strerror}); finished shards are kept: free some "
+                "space and run the same command again."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            raise InputError(f"Cannot write to {directory} ({error.strerror}); give another --out.") from error
+        raise
+
+
+def _plan_shards(description: Description, splits: Mapping[str, int]) -> list[Shard]:
+    per_shard = max(1, _SHARD_BYTES // tile_bytes(description))
+    shards = []
+    for split, total in splits.items():
+        count = max(1, math.ceil(total / per_shard))
+        edges = [total * i // count for i in range(count + 1)]
+        shards += [
+            Shard(
+                split,
+                edges[i],
+                edges[i + 1],
+                f"{description.name}-{split}.array_record-{i:05d}-of-{count:05d}",
+            )
+            for i in range(count)
+        ]
+    return shards
+
+
+def _stats_path(directory: str, shard: Shard) -> str:
+    return os.path.join(directory, _STATS_DIR, shard.filename + ".json")
+
+
+def _write_atomically(path: str, text: str) -> None:
+    temporary = f"{path}.tmp-{os.getpid()}"
+    try:
+        with open(temporary, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+_SOURCE: Source | None = None  # a worker's own copy, set once when its process starts
+
+
+def _start_worker(source: Source) -> None:
+    global _SOURCE
+    os.environ["OMP_NUM_THREADS"] = "1"  # one worker a core: inner threads would only compete
+    _SOURCE = source
+
+
+def _work(directory: str, shard: Shard, progress) -> dict[str, Any]:
+    return write_shard(_SOURCE, directory, shard, progress)
+
+
+def _write_shards(
+    source: Source, directory: str, shards: list[Shard], num_workers: int | None
+) -> dict[str, dict[str, Any]]:
+    """Writes what is missing, in parallel; returns statistics by shard file name."""
+    stats: dict[str, dict[str, Any]] = {}
+    todo = []
+    for shard in shards:
+        record, side = os.path.join(directory, shard.filename), _stats_path(directory, shard)
+        if os.path.exists(record) and os.path.exists(side):
+            with open(side, encoding="utf-8") as f:
+                stats[shard.filename] = json.load(f)
+        else:
+            todo.append(shard)
+    for leftover in os.listdir(directory):
+        if leftover.startswith(".tmp-"):
+            os.remove(os.path.join(directory, leftover))
+    workers = max(1, min(num_workers or os.cpu_count() or 1, len(todo) or 1))
+    total = sum(s.stop - s.start for s in shards)
+    done = total - sum(s.stop - s.start for s in todo)
+    bar = _Bar(total, done, f"preparing {os.path.basename(os.path.dirname(directory))}")
+    context = multiprocessing.get_context("spawn")
+    with bar, context.Manager() as manager:
+        counter = manager.Value("q", 0)
+        lock = manager.Lock()
+        with concurrent.futures.ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_start_worker, initargs=(source,)
+        ) as pool:
+            pending = {pool.submit(_work, directory, s, (counter, lock)): s for s in todo}
+            try:
+                waiting = set(pending)
+                while waiting:
+                    finished, waiting = concurrent.futures.wait(waiting, timeout=0.5)
+                    bar.at(done + counter.value)
+                    for future in finished:
+                        stats[pending[future].filename] = future.result()
+            except concurrent.futures.process.BrokenProcessPool as error:
+                raise RunError(
+                    f"A worker process ended while preparing {directory} (out of memory?); finished shards are kept: "
+                    "run the same command again, with fewer --num_workers if memory is short."
+                ) from error
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        bar.at(total)
+    return stats
+
+
+class _Bar:
+    """Progress with rate and time left: a bar on a terminal, a plain line every ten seconds elsewhere."""
+
+    def __init__(self, total: int, done: int, what: str):
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc=what,
+            unit="tile",
+            mininterval=0.5 if self._terminal else 10,
+            file=sys.stderr if self._terminal else self,
+            ascii=not self._terminal,
+        )
+
+    def write(self, text: str) -> None:
+        text = text.strip()
+        if text:
+            print(text, file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def at(self, done: int) -> None:
+        self._bar.update(done - self._bar.n)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused) -> None:
+        self._bar.close()
+
+
+def write_shard(source: Source, directory: str, shard: Shard, progress=None) -> dict[str, Any]:
+    """Writes one shard and its statistics under their final names, or nothing. A pure function of its arguments."""
+    from array_record.python import array_record_module
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    description = source.describe()
+    collector = _Statistics(description)
+    temporary = os.path.join(directory, f".tmp-{os.getpid()}-{shard.filename}")
+    try:
+        writer = array_record_module.ArrayRecordWriter(temporary, _RECORD_OPTIONS)
+        try:
+            size = 0
+            for index in range(shard.start, shard.stop):
+                wire = encode_example(source.example(shard.split, index), description)
+                collector.add(wire)
+                example = tf_example_pb2.Example()
+                for key, value in wire.items():
+                    feature = example.features.feature[key]
+                    if isinstance(value, bytes):
+                        feature.bytes_list.value.append(value)
+                    elif isinstance(value, int):
+                        feature.int64_list.value.append(value)
+                    else:
+                        feature.bytes_list.value.append(np.ascontiguousarray(value).tobytes())
+                record = example.SerializeToString()
+                size += len(record)
+                writer.write(record)
+                if progress and (index % 8 == 7 or index + 1 == shard.stop):
+                    counter, lock = progress
+                    with lock:
+                        counter.value += 8 if index % 8 == 7 else (index + 1) % 8
+        finally:
+            writer.close()
+        written = os.path.getsize(temporary)
+        if written < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary)
+        stats = {**collector.result(), "num_bytes": size, "num_examples": shard.stop - shard.start}
+        _write_atomically(_stats_path(directory, shard), json.dumps(stats))
+        os.replace(temporary, os.path.join(directory, shard.filename))
+        return stats
+    except RuntimeError as error:  # array_record reports a failed write this way
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({error})", temporary) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+def encode_example(example: Mapping[str, Any], description: Description) -> dict[str, Any]:
+    """Physical example to what is stored: uint16 tiles, uint8 labels, integers and bytes.
+
+    A pixel that misses one band of a modality is without data in all of that modality's bands.
+    """
+    wire: dict[str, Any] = {}
+    for name, modality in description.modalities.items():
+        tile = np.asarray(example[name])
+        expected = (description.tile_size, description.tile_size, len(modality.bands))
+        if tile.shape != expected:
+            raise InputError(
+                f"{example['id']}: the {name} tile has shape {tile.shape}, expected {expected} as in the other tiles."
+            )
+        coded = modality.encode(tile)
+        missing = (coded == modalities_lib.NODATA).any(-1)
+        coded[missing] = modalities_lib.NODATA
+        wire[name] = coded
+    for task in description.tasks.values():
+        value = example[task.feature]
+        wire[task.feature] = int(value) if task.kind == "single" else np.asarray(value, np.uint8)
+    wire["id"] = example["id"].encode()
+    if description.has_group:
+        wire["group"] = example["group"].encode()
+    if description.has_location:
+        wire["location"] = np.asarray(example["location"], np.float32)
+    return wire
+
+
+class _Statistics:
+    """Streaming sums of one shard: exact integer sums of wire values, class counts."""
+
+    def __init__(self, description: Description):
+        self._description = description
+        self._sums = {name: np.zeros((3, len(m.bands)), np.float64) for name, m in description.modalities.items()}
+        self._missing = dict.fromkeys(description.modalities, 0)
+        self._counts = {name: np.zeros(len(t.classes), np.int64) for name, t in description.tasks.items()}
+
+    def add(self, wire: Mapping[str, Any]) -> None:
+        for name in self._description.modalities:
+            tile = wire[name]
+            valid = tile[..., 0] != modalities_lib.NODATA
+            pixels = tile[valid].astype(np.float64)
+            self._sums[name] += [np.full(tile.shape[-1], len(pixels)), pixels.sum(0), (pixels**2).sum(0)]
+            self._missing[name] += int((~valid).sum())
+        for name, task in self._description.tasks.items():
+            value = wire[task.feature]
+            if task.kind == "single":
+                self._counts[name][value] += 1
+            elif task.kind == "multi":
+                self._counts[name] += value
+            else:
+                labels = value[value != contract_lib.IGNORE_LABEL]
+                self._counts[name] += np.bincount(labels, minlength=len(task.classes))
+
+    def result(self) -> dict[str, Any]:
+        return {
+            "sums": {k: v.tolist() for k, v in self._sums.items()},
+            "missing": self._missing,
+            "counts": {k: v.tolist() for k, v in self._counts.items()},
+        }
+
+
+def _write_metadata(
+    directory: str, description: Description, shards: list[Shard], stats: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """TFDS metadata, then the contract (last), then the working files go."""
+    import tensorflow_datasets as tfds
+
+    splits: dict[str, list[Shard]] = {}
+    for shard in shards:
+        splits.setdefault(shard.split, []).append(shard)
+    infos = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[s.stop - s.start for s in members],
+            num_bytes=sum(stats[s.filename]["num_bytes"] for s in members),
+            filename_template=tfds.core.ShardedFileTemplate(
+                data_dir=directory, dataset_name=description.name, split=split, filetype_suffix="array_record"
+            ),
+        )
+        for split, members in splits.items()
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=directory,
+        features=_tfds_features(tfds, description),
+        split_infos=infos,
+        version=TFDS_VERSION,
+        filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        check_data=False,
+        description=f"{description.source_version}. {' '.join(description.notes)}",
+        citation=description.citation,
+        license=description.licence,
+    )
+    contract = build_contract(description, splits, stats)
+    _write_atomically(os.path.join(directory, contract_lib.FILE_NAME), contract.to_json())
+    shutil.rmtree(os.path.join(directory, _STATS_DIR))
+
+
+def _tfds_features(tfds, description: Description):
+    size = description.tile_size
+
+    def tensor(shape, dtype):
+        return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
+
+    features = {n: tensor((size, size, len(m.bands)), np.uint16) for n, m in description.modalities.items()}
+    for task in description.tasks.values():
+        if task.kind == "single":
+            features[task.feature] = tfds.features.ClassLabel(names=list(task.classes))
+        elif task.kind == "multi":
+            features[task.feature] = tensor((len(task.classes),), np.uint8)
+        else:
+            features[task.feature] = tensor((size, size), np.uint8)
+    features["id"] = tfds.features.Text()
+    if description.has_group:
+        features["group"] = tfds.features.Text()
+    if description.has_location:
+        features["location"] = tensor((2,), np.float32)
+    return tfds.features.FeaturesDict(features)
+
+
+def build_contract(
+    description: Description, splits: Mapping[str, list[Shard]], stats: Mapping[str, Mapping[str, Any]]
+) -> contract_lib.Contract:
+    """Merges shard statistics: mean and deviation over valid pixels of the training split, class counts by split."""
+    mods = {}
+    for name, modality in description.modalities.items():
+        train = [stats[s.filename] for s in splits["train"]]
+        count, total, squares = np.sum([s["sums"][name] for s in train], axis=0)
+        if not count.min():
+            raise InputError(
+                f"No training tile of {description.name} has a valid {name} pixel; check its no-data code."
+            )
+        valid = sum(s["sums"][name][0][0] for s in stats.values())
+        missing = sum(s["missing"][name] for s in stats.values())
+        mean = total / count
+        std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+        if (std <= 0).any():
+            flat = [b for b, s in zip(modality.band_names, std) if s <= 0]
+            raise InputError(
+                f"The band {', '.join(flat)} of {name} has one value in all training tiles of {description.name}; "
+                "leave it out or check the file."
+            )
+        mods[name] = contract_lib.ModalityContract(
+            bands=modality.band_names,
+            unit=modality.unit,
+            level=modality.level,
+            scale=modality.scale,
+            offset=modality.offset,
+            nodata=modalities_lib.NODATA,
+            gsd_m=description.gsd_m,
+            height=description.tile_size,
+            width=description.tile_size,
+            mean=tuple((mean * modality.scale + modality.offset).tolist()),
+            std=tuple((std * modality.scale).tolist()),
+            nodata_fraction=missing / (missing + valid),
+        )
+    counts = {
+        task: {
+            split: tuple(np.sum([stats[s.filename]["counts"][task] for s in members], axis=0).tolist())
+            for split, members in splits.items()
+        }
+        for task in description.tasks
+    }
+    return contract_lib.Contract(
+        name=description.name,
+        simulated=description.simulated,
+        modalities=mods,
+        tasks={n: contract_lib.Task(t.feature, t.kind, t.classes, counts[n]) for n, t in description.tasks.items()},
+        splits={s: sum(m.stop - m.start for m in splits[s]) for s in SPLITS if s in splits},
+        split_origin=description.split_origin,
+        licence=description.licence,
+        citation=description.citation,
+        source_version=description.source_version,
+        notes=description.notes,
+        has_location=description.has_location,
+        group_feature="group" if description.has_group else None,
+    )

@@ -1,0 +1,73 @@
+"""`python -m fusionx_jax COMMAND`, installed as `fusionx`. A command's module is imported only when it is called."""
+
+import errno
+import importlib
+import sys
+
+COMMANDS = {
+    "pretrain": ("fusionx_jax.pretrain", "learn a representation from a prepared set, without labels"),
+    "evaluate": ("fusionx_jax.evaluate.run", "judge it where labels are few, beside the floors"),
+    "report": ("fusionx_jax.report.page", "make tables, figures and one HTML page of a workdir"),
+}
+
+
+def _usage() -> str:
+    lines = [f"  {name:10} {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: fusionx COMMAND [options]",
+            "",
+            "Self-supervised fusion of radar and optical satellite tiles, judged at few labels.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`fusionx COMMAND --help` lists a command's options; `python -m data.prepare --help` prepares data.",
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        import fusionx_jax
+
+        print(f"fusionx {fusionx_jax.__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        print(f"error: there is no command {argv[0]!r}.\n\n{_usage()}", file=sys.stderr)
+        return 2
+    from fusionx_jax.contract import InputError, RunError
+
+    try:
+        module = importlib.import_module(COMMANDS[argv[0]][0])
+        if not {"-h", "--help"} & set(argv):
+            from fusionx_jax import progress
+
+            progress.setup_logging()
+        return module.main(argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(
+                f"error: The disk is full ({error.filename or 'while writing'}); free some space and run the same "
+                "command again.",
+                file=sys.stderr,
+            )
+            return 1
+        raise
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

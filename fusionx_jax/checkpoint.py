@@ -1,0 +1,164 @@
+"""Checkpoints: Orbax directories that hold exactly what changes, plus the configuration and the data contract.
+
+`WORKDIR/checkpoints/STEP/` contains the state; its Orbax metadata carry the configuration and the contract as JSON, so
+that a checkpoint is understood without the run's code or config file. Saves are asynchronous and atomic.
+"""
+
+import errno
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from fusionx_jax import contract as contract_lib
+from fusionx_jax.contract import Contract, InputError, RunError
+
+FOLDER = "checkpoints"
+
+
+class Saved(NamedTuple):
+    """What a checkpoint says of itself: step, configuration, contract, and where it is."""
+
+    step: int
+    config: dict[str, Any]
+    contract: Contract
+    path: str
+
+
+class Manager:
+    """Saves and restores the state of one run; a context manager that waits for pending saves at its end."""
+
+    def __init__(self, workdir: str, config: Mapping[str, Any], contract: Contract, keep: int):
+        if keep < 1:
+            raise InputError(f"keep_checkpoints is {keep}; at least 1 is needed to resume.")
+        self._metadata = {"config": dict(config), "contract": contract.to_dict()}
+        self._keep = keep
+        self.directory = os.path.join(os.path.abspath(workdir), FOLDER)
+        self._checkpointer = _disk_safe(
+            lambda: ocp.training.Checkpointer(
+                self.directory,
+                # The loop decides when to save.
+                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+                preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+                cleanup_tmp_directories=True,
+            ),
+            self.directory,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *unused) -> None:
+        if kind is None:
+            _disk_safe(self._checkpointer.close, self.directory)
+        else:
+            try:  # the error under way matters more than one from closing
+                self._checkpointer.close()
+            except Exception:
+                return
+
+    def latest_step(self) -> int | None:
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, step: int, state: Any, wait: bool = False) -> None:
+        """Starts saving; `wait` returns only when the checkpoint is there.
+
+        Raises:
+          RunError: the disk is full (also of an earlier save); the checkpoints before it are intact.
+        """
+
+        def start():
+            self._checkpointer.save_checkpointables_async(
+                step, {"state": state}, custom_metadata=self._metadata, overwrite=True
+            )
+            if wait:
+                self._checkpointer.wait()
+
+        _disk_safe(start, self.directory)
+
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """The state of `step`, laid out as the shardings of `abstract_state` say, whatever it was saved on."""
+        return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]
+
+
+def _disk_safe(action, directory: str):
+    try:
+        return action()
+    except Exception as error:
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if (isinstance(error, OSError) and error.errno in full) or _says_full(error):
+            raise RunError(
+                f"The disk filled while saving a checkpoint to {directory}; the checkpoints before it are intact: free "
+                "some space and run the same command again."
+            ) from error
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            raise InputError(f"Cannot write to {directory} ({error.strerror}); give another --workdir.") from error
+        raise
+
+
+def _says_full(error: BaseException | None) -> bool:
+    """Whether an error or its cause is TensorStore's word for a full disk."""
+    while error is not None:
+        text = str(error)
+        if "No space left" in text or "File too large" in text or "RESOURCE_EXHAUSTED" in text:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def find(path: str) -> Saved:
+    """The newest checkpoint of a workdir, or the checkpoint at `path` itself.
+
+    Raises:
+      InputError: there is none, or it is not one of ours.
+    """
+    path = os.path.abspath(path)
+    if not os.path.isdir(path):
+        raise InputError(f"There is no folder {path}; give a workdir of `fusionx pretrain` or one checkpoint of it.")
+    folder = os.path.join(path, FOLDER)
+    chosen = path
+    if os.path.isdir(folder):
+        steps = sorted(int(name) for name in os.listdir(folder) if name.isdigit())
+        if not steps:
+            raise InputError(f"{folder} holds no finished checkpoint; let `fusionx pretrain` reach checkpoint_every.")
+        chosen = os.path.join(folder, str(steps[-1]))
+    try:
+        if not ocp.is_orbax_checkpoint(chosen):
+            raise ValueError("it is not an Orbax checkpoint")
+        metadata = ocp.checkpointables_metadata(chosen).custom_metadata or {}
+        config, raw = metadata["config"], metadata["contract"]
+    except (KeyError, ValueError, OSError, ocp.errors.InvalidLayoutError) as error:
+        raise InputError(
+            f"{chosen} is not a FusionX-Net checkpoint ({error}); give a workdir of `fusionx pretrain` or a checkpoint."
+        ) from error
+    return Saved(int(os.path.basename(chosen)), config, contract_lib.from_dict(raw, chosen), chosen)
+
+
+def load_params(saved: Saved, abstract_params: Any) -> Any:
+    """Only the parameters of a checkpoint, on the shardings of `abstract_params` (or one local device).
+
+    Raises:
+      InputError: the parameters have other names or shapes than the network needs.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or device),
+        abstract_params,
+    )
+    metadata = ocp.checkpointables_metadata(saved.path).metadata["state"]
+    stored = jax.tree.map(lambda x: tuple(x.shape), metadata["params"])
+    needed = jax.tree.map(lambda x: tuple(x.shape), wanted)
+    if jax.tree.leaves_with_path(stored, is_leaf=_is_shape) != jax.tree.leaves_with_path(needed, is_leaf=_is_shape):
+        raise InputError(
+            f"The network described does not have the parameters of {saved.path}; model sizes, modalities, patch_size "
+            "and target must be those of the checkpoint."
+        )
+    rest = {k: jax.tree.map(lambda _: ocp.PLACEHOLDER, v) for k, v in metadata.items() if k != "params"}
+    return ocp.load_checkpointables(saved.path, {"state": {"params": wanted, **rest}})["state"]["params"]
+
+
+def _is_shape(x: Any) -> bool:
+    return isinstance(x, tuple) and all(isinstance(i, int) for i in x)

@@ -1,0 +1,103 @@
+"""Configurations: a Python file with `get_config(options)`, overridden by `--config.key=value`."""
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fusionx_jax.contract import InputError
+
+
+def load_file(spec: str) -> ConfigDict:
+    """Runs `get_config(options)` of `PATH[:options]`.
+
+    Raises:
+      InputError: no such file, no `get_config` in it, or it fails.
+    """
+    path, _, options = spec.partition(":")
+    if not os.path.isfile(path):
+        raise InputError(f"There is no config file {path}; those that come with the project are in configs/.")
+    # configs/*.py import each other as a package that sits beside the library in a checkout.
+    root = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+    if root not in sys.path:
+        sys.path.append(root)
+    module_spec = importlib.util.spec_from_file_location("_fusionx_config", path)
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        config = module.get_config(options)
+    except InputError:
+        raise
+    except AttributeError as error:
+        raise InputError(f"{path} has no usable `get_config(options)` ({error}).") from error
+    except (SyntaxError, ImportError, TypeError, ValueError, KeyError) as error:
+        raise InputError(f"The config {spec} cannot be read: {type(error).__name__}: {error}.") from error
+    return config
+
+
+def from_json(raw: Mapping[str, Any]) -> ConfigDict:
+    """A config as stored in a checkpoint; lists become tuples again."""
+
+    def tuples(value):
+        if isinstance(value, Mapping):
+            return {k: tuples(v) for k, v in value.items()}
+        return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+    return ConfigDict(tuples(raw))
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """Plain JSON values, as they will be read back."""
+    return json.loads(config.to_json(sort_keys=True))
+
+
+def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Applies `--config.key=value` arguments, with ml_collections' type checks.
+
+    Raises:
+      InputError: an unknown key or a value of the wrong type, with the keys that exist beside it.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    for item in overrides:
+        if not item.startswith("--config."):
+            raise InputError(f"The argument {item!r} is not understood; config values are set as --config.key=value.")
+        _check_key(config, item.removeprefix("--config.").partition("=")[0])
+    values = flags.FlagValues()
+    argv = ["fusionx", *overrides]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+    except (flags.Error, TypeError, ValueError, AttributeError, KeyError) as error:
+        raise InputError(f"A config value cannot be set ({' '.join(overrides)}): {error}") from error
+    return values.config
+
+
+def _check_key(config: ConfigDict, key: str) -> None:
+    node, walked = config, []
+    for part in key.split("."):
+        if not isinstance(node, ConfigDict) or part not in node:
+            where = ".".join(walked) or "the top level"
+            have = ", ".join(sorted(node)) if isinstance(node, ConfigDict) else "no keys"
+            raise InputError(f"Unknown config key {key!r}: {where} has {have}.")
+        node = node[part]
+        walked.append(part)
+
+
+def mask_ratios(config: ConfigDict) -> dict[str, float]:
+    """The mask ratio of each modality, given as one number or by modality.
+
+    Raises:
+      InputError: a modality has no ratio.
+    """
+    if isinstance(config.mask_ratio, ConfigDict):
+        missing = [m for m in config.modalities if m not in config.mask_ratio]
+        if missing:
+            raise InputError(f"mask_ratio gives none for {', '.join(missing)}; it must name every modality.")
+        return {m: float(config.mask_ratio[m]) for m in config.modalities}
+    return {m: float(config.mask_ratio) for m in config.modalities}

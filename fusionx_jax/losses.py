@@ -1,0 +1,88 @@
+"""Reconstruction losses: mean squared error on hidden patches, pixels without data left out.
+
+Targets (MAE, arXiv 2111.06377, section 4; DESIGN: never pooled across modalities): "normalised" removes each patch's
+own mean and deviation per modality, "raw" keeps the standardised values (their level carries meaning in remote
+sensing), "both" predicts the two with two heads.
+"""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from fusionx_jax.masking import Mask
+
+_EPSILON = 1e-6
+
+
+def patch_moments(
+    patches: Float[Array, "batch patches pixels"], valid: Bool[Array, "batch patches pixels"] | None
+) -> tuple[Float[Array, "batch patches 1"], Float[Array, "batch patches 1"]]:
+    """Mean and deviation of each patch over its valid pixels."""
+    if valid is None:
+        mean = patches.mean(-1, keepdims=True)
+        variance = patches.var(-1, keepdims=True)
+    else:
+        count = jnp.maximum(valid.sum(-1, keepdims=True), 1)
+        mean = jnp.where(valid, patches, 0).sum(-1, keepdims=True) / count
+        variance = jnp.where(valid, (patches - mean) ** 2, 0).sum(-1, keepdims=True) / count
+    return mean, jnp.sqrt(variance + _EPSILON)
+
+
+def targets(
+    patches: Float[Array, "batch patches pixels"],
+    kind: str,
+    valid: Bool[Array, "batch patches pixels"] | None = None,
+) -> Float[Array, "batch patches outputs"]:
+    """What the decoder should predict for each patch of standardised pixels."""
+    if kind == "raw":
+        return patches
+    mean, deviation = patch_moments(patches, valid)
+    normalised = (patches - mean) / deviation
+    return normalised if kind == "normalised" else jnp.concatenate([normalised, patches], axis=-1)
+
+
+def reconstruction(
+    predicted: Mapping[str, Float[Array, "batch patches outputs"]],
+    patches: Mapping[str, Float[Array, "batch patches pixels"]],
+    masks: Mapping[str, Mask],
+    kind: str,
+    weights: Mapping[str, float],
+    valid: Mapping[str, Bool[Array, "batch patches pixels"]] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Weighted sum of per-modality losses, and those losses by modality.
+
+    A modality's loss is the mean over hidden, valid pixels of the whole batch; with target "both", of both parts.
+    """
+    losses = {}
+    for name in sorted(predicted):
+        index = masks[name].hidden[..., None]
+        ok = None if valid is None else jnp.take_along_axis(valid[name], index, axis=1)
+        aim = targets(jnp.take_along_axis(patches[name], index, axis=1), kind, ok)
+        error = (jnp.take_along_axis(predicted[name], index, axis=1) - aim) ** 2
+        if ok is None:
+            losses[name] = error.mean()
+        else:
+            ok = jnp.concatenate([ok, ok], axis=-1) if kind == "both" else ok
+            losses[name] = jnp.where(ok, error, 0).sum() / jnp.maximum(ok.sum(), 1)
+    total = sum(weights[name] * loss for name, loss in losses.items())
+    return total, losses
+
+
+def undo_normalisation(
+    predicted: Float[Array, "batch patches outputs"],
+    patches: Float[Array, "batch patches pixels"],
+    kind: str,
+    valid: Bool[Array, "batch patches pixels"] | None = None,
+) -> Float[Array, "batch patches pixels"]:
+    """Predicted pixels in standardised units, for drawing.
+
+    A normalised prediction lacks the patch's level, which is taken from the true patch (as MAE's figures do); with
+    target "both" the raw part is used, which needs nothing of the truth.
+    """
+    if kind == "raw":
+        return predicted
+    if kind == "both":
+        return predicted[..., predicted.shape[-1] // 2 :]
+    mean, deviation = patch_moments(patches, valid)
+    return predicted * deviation + mean

@@ -1,0 +1,56 @@
+"""From a configuration and a contract to a network."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from fusionx_jax import masking
+from fusionx_jax.contract import InputError, ModalityContract
+from fusionx_jax.models import fusionx
+
+_SIZE_FIELDS = tuple(f.name for f in dataclasses.fields(fusionx.Size))
+
+
+def make_model(config: ConfigDict, data: Mapping[str, ModalityContract]) -> fusionx.FusionX:
+    """The network `config.model` describes for the bands of `data`.
+
+    Raises:
+      InputError: a modality is not in the data, or a model key has a value that does not exist.
+    """
+    missing = [m for m in config.modalities if m not in data]
+    if missing:
+        raise InputError(
+            f"The config asks for the modality {', '.join(missing)}, but the data set has {', '.join(data)}; set "
+            "--config.modalities or choose another data set."
+        )
+    model = config.model
+    if model.size not in fusionx.SIZES:
+        raise InputError(f"model.size is {model.size!r}; it must be one of {', '.join(fusionx.SIZES)}.")
+    if model.dtype not in ("float32", "bfloat16"):
+        raise InputError(f"model.dtype is {model.dtype!r}; it must be 'float32' or 'bfloat16'.")
+    changes = {k: model[k] for k in _SIZE_FIELDS if k in model}
+    return fusionx.FusionX(
+        fusionx.FusionXConfig(
+            channels=tuple((m, len(data[m].bands)) for m in config.modalities),
+            patch_size=model.patch_size,
+            size=dataclasses.replace(fusionx.SIZES[model.size], **changes),
+            cross_attention=model.cross_attention,
+            target=config.target,
+            dtype=model.dtype,
+        )
+    )
+
+
+def init_params(model: fusionx.FusionX, key: jax.Array, side: int | None = None):
+    """Fresh parameters; a pure function of the key. `side` is a tile side in pixels (any multiple of the patch)."""
+    p = model.config.patch_size
+    side = side or 2 * p
+    images = {name: jnp.zeros((1, side, side, c)) for name, c in model.config.channels}
+    count = (side // p) ** 2
+    masks = masking.independent(
+        jax.random.key(0), 1, dict.fromkeys(images, count), dict.fromkeys(images, max(1, count // 2))
+    )
+    return model.init(key, images, masks)["params"]

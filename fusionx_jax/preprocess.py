@@ -1,0 +1,140 @@
+"""On the device, inside the jitted step: wire uint16 to standardised float, flips, crops, padding.
+
+Statistics are fixed numbers from a contract, never those of a batch.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key, UInt16
+
+from fusionx_jax.contract import InputError, ModalityContract
+
+
+@dataclasses.dataclass(frozen=True)
+class Normaliser:
+    """`standard = (wire[..., order] * scale + offset - mean) / std`, with zero where there is no data.
+
+    Attributes (per modality): positions of the weights' bands in the data, the folded affine map `gain`, `shift`, the
+    no-data code and the wire's (scale, offset). `masked` says whether tiles may hold pixels without data.
+    """
+
+    order: Mapping[str, tuple[int, ...]]
+    gain: Mapping[str, np.ndarray]
+    shift: Mapping[str, np.ndarray]
+    nodata: Mapping[str, int]
+    wire: Mapping[str, tuple[float, float]]
+    masked: bool
+
+    def __call__(
+        self, wire: Mapping[str, UInt16[Array, "batch height width channels"]]
+    ) -> tuple[dict[str, Float[Array, "..."]], dict[str, Bool[Array, "batch height width"]] | None]:
+        """Standardised images by modality and, if tiles may miss pixels, which pixels are valid."""
+        images, valid = {}, {}
+        for name, tile in wire.items():
+            if name not in self.order:
+                continue
+            order = self.order[name]
+            picked = tile if order == tuple(range(tile.shape[-1])) else tile[..., jnp.array(order)]
+            image = picked.astype(jnp.float32) * self.gain[name] + self.shift[name]
+            if self.masked:
+                valid[name] = (picked != self.nodata[name]).all(-1)
+                image = jnp.where(valid[name][..., None], image, 0.0)
+            images[name] = image
+        return images, (valid if self.masked else None)
+
+    def undo(self, name: str, image: np.ndarray) -> np.ndarray:
+        """Standardised [..., C] in the weights' band order to physical units, through the wire scale."""
+        return (image - self.shift[name]) / self.gain[name] * self.wire[name][0] + self.wire[name][1]
+
+
+def make_normaliser(
+    data: Mapping[str, ModalityContract],
+    weights: Mapping[str, ModalityContract],
+    side: int = 0,
+    patch_size: int = 1,
+) -> Normaliser:
+    """Normaliser for `data` with the statistics and band order of `weights` (the same mapping when training anew).
+
+    `side` (a crop's, 0 for whole tiles) and `patch_size` tell whether tiles will be padded with no-data pixels.
+    """
+    names = [n for n in weights if n in data]
+    order, gain, shift, nodata, wire = {}, {}, {}, {}, {}
+    for name in names:
+        d, w = data[name], weights[name]
+        order[name] = tuple(d.bands.index(b) for b in w.bands)
+        mean, std = np.array(w.mean), np.array(w.std)
+        gain[name] = (d.scale / std).astype(np.float32)
+        shift[name] = ((d.offset - mean) / std).astype(np.float32)
+        nodata[name] = d.nodata
+        wire[name] = (d.scale, d.offset)
+    padded = any((side or s) % patch_size for n in names for s in (data[n].height, data[n].width))
+    masked = padded or any(data[n].nodata_fraction > 0 for n in names)
+    return Normaliser(order, gain, shift, nodata, wire, masked)
+
+
+def augment(
+    key: Key[Array, ""],
+    wire: Mapping[str, Array],
+    crop: int,
+    flip: bool,
+) -> dict[str, Array]:
+    """One random crop of side `crop` (0: none) and one of the square's eight symmetries, per example.
+
+    All modalities of an example, and pixel labels among them, move together.
+    """
+    first = next(iter(wire.values()))
+    batch, height, width = first.shape[:3]
+    crop_key, flip_key = jax.random.split(key)
+    out = dict(wire)
+    if crop and (crop < height or crop < width):
+        tops = jax.random.randint(jax.random.fold_in(crop_key, 0), (batch,), 0, height - crop + 1)
+        lefts = jax.random.randint(jax.random.fold_in(crop_key, 1), (batch,), 0, width - crop + 1)
+
+        def cut(image, top, left):
+            return jax.lax.dynamic_slice(image, (top, left, 0), (crop, crop, image.shape[-1]))
+
+        out = {name: jax.vmap(cut)(image, tops, lefts) for name, image in out.items()}
+    if flip:
+        bits = jax.random.bernoulli(flip_key, 0.5, (3, batch, 1, 1, 1))
+        for name, image in out.items():
+            image = jnp.where(bits[0], image[:, ::-1], image)
+            image = jnp.where(bits[1], image[:, :, ::-1], image)
+            if image.shape[1] == image.shape[2]:
+                image = jnp.where(bits[2], image.swapaxes(1, 2), image)
+            out[name] = image
+    return out
+
+
+def pad_to_multiple(wire: Mapping[str, Array], patch_size: int, nodata: Mapping[str, int]) -> dict[str, Array]:
+    """Pads bottom and right with the no-data code up to a multiple of the patch."""
+    out = {}
+    for name, image in wire.items():
+        bottom, right = -image.shape[1] % patch_size, -image.shape[2] % patch_size
+        out[name] = (
+            jnp.pad(image, ((0, 0), (0, bottom), (0, right), (0, 0)), constant_values=nodata[name])
+            if bottom or right
+            else image
+        )
+    return out
+
+
+def patch_has_data(
+    valid: Mapping[str, Bool[Array, "batch height width"]], patch_size: int
+) -> dict[str, Bool[Array, "batch patches"]]:
+    """Patches with at least one valid pixel."""
+    out = {}
+    for name, v in valid.items():
+        b, h, w = v.shape
+        p = patch_size
+        out[name] = v.reshape(b, h // p, p, w // p, p).any((2, 4)).reshape(b, -1)
+    return out
+
+
+def check_patch(sides: Sequence[int], patch_size: int, where: str) -> None:
+    """Refuses a patch larger than the tile."""
+    if patch_size < 1 or patch_size > min(sides):
+        raise InputError(f"patch_size is {patch_size}, but {where} has tiles of {sides[0]} x {sides[1]} pixels.")

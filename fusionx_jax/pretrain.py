@@ -1,0 +1,470 @@
+"""Self-supervised pretraining: the experiment, top to bottom.
+
+Masked autoencoding of co-registered sensors (Fus-MAE, arXiv 2401.02764; MAE, arXiv 2111.06377): decode the wire tiles
+on the device, hide most patches, predict them, descend. The state is parameters, optimizer state and step; everything
+else (order, masks, learning rate) is a function of the seed and the step, so a run that stops goes on bit for bit.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from fusionx_jax import checkpoint, input_pipeline, losses, masking, preprocess, progress, sharding, tiles
+from fusionx_jax import config as config_lib
+from fusionx_jax.contract import Contract, InputError, RunError, check_compatible
+from fusionx_jax.models import build, fusionx, layers
+
+# Keys that may change between a run and its continuation: they do not touch the numbers.
+_FREE_KEYS = ("dataset", "evaluate", "label_fractions", "log_every", "checkpoint_every", "keep_checkpoints", "mesh")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a training step computes, fixed for a run."""
+
+    model: fusionx.FusionX
+    normaliser: preprocess.Normaliser
+    mask: Any  # one of masking.STRATEGIES
+    ratios: Mapping[str, float]
+    weights: Mapping[str, float]
+    target: str
+    crop: int
+    flip: bool
+
+    def loss(
+        self, params: Any, wire: Mapping[str, Array], key: Array
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Reconstruction loss of a batch of wire tiles, and the metrics to log."""
+        augment_key, mask_key = jax.random.split(key)
+        wire = preprocess.augment(augment_key, wire, self.crop, self.flip)
+        predicted, masks, patches, valid = reconstruct(
+            self.model, params, self.normaliser, wire, self.mask, self.ratios, mask_key
+        )
+        total, by_modality = losses.reconstruction(predicted, patches, masks, self.target, self.weights, valid)
+        return total, {"loss": total, **{f"loss_{m}": v for m, v in by_modality.items()}}
+
+
+def reconstruct(model, params, normaliser, wire, mask, ratios, key):
+    """Masks a batch of wire tiles and predicts all patches.
+
+    Returns predictions, masks, standardised patches [B, N, P*P*C] and their validity (None: all valid), by modality.
+    """
+    p = model.config.patch_size
+    images, valid = normaliser(preprocess.pad_to_multiple(wire, p, normaliser.nodata))
+    counts = {m: (x.shape[1] // p) * (x.shape[2] // p) for m, x in images.items()}
+    visible = {m: masking.num_visible(counts[m], ratios[m]) for m in images}
+    has_data = None if valid is None else preprocess.patch_has_data(valid, p)
+    batch = next(iter(images.values())).shape[0]
+    masks = mask(key, batch, counts, visible, has_data)
+    predicted = model.apply({"params": params}, images, masks)
+    patches = {m: layers.patchify(x, p) for m, x in images.items()}
+    if valid is not None:
+        valid = {m: layers.patchify(jnp.broadcast_to(v[..., None], images[m].shape), p) for m, v in valid.items()}
+    return predicted, masks, patches, valid
+
+
+def train_step(
+    state: dict[str, Any],
+    wire: Mapping[str, Array],
+    *,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    seed: int,
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """One step of gradient descent: a pure function of state and batch."""
+    key = jax.random.fold_in(jax.random.key(seed), state["step"])
+    (_, metrics), gradients = jax.value_and_grad(objective.loss, has_aux=True)(state["params"], wire, key)
+    updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
+    params = optax.apply_updates(state["params"], updates)
+    metrics |= {"grad_norm": optax.global_norm(gradients), "learning_rate": schedule(state["step"])}
+    return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics
+
+
+def make_optimizer(config: ConfigDict) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """AdamW with warm-up and cosine decay; weight decay on kernels only, gradients clipped by global norm.
+
+    Raises:
+      InputError: a rate, count or norm is out of range.
+    """
+    o = config.optimizer
+    if config.num_steps < 1 or o.warmup_steps < 0 or o.learning_rate <= 0 or o.clip_norm <= 0:
+        raise InputError(
+            f"num_steps is {config.num_steps}, optimizer.warmup_steps {o.warmup_steps}, optimizer.learning_rate "
+            f"{o.learning_rate} and optimizer.clip_norm {o.clip_norm}; steps and rates must be positive."
+        )
+    peak = o.learning_rate * config.batch_size / 256
+    warmup = min(o.warmup_steps, config.num_steps - 1)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, config.num_steps, peak * o.final_fraction)
+    return (
+        optax.chain(
+            optax.clip_by_global_norm(o.clip_norm),
+            optax.adamw(schedule, o.b1, o.b2, weight_decay=o.weight_decay, mask=decay_mask),
+        ),
+        schedule,
+    )
+
+
+def decay_mask(params: Any) -> Any:
+    """True for kernels: biases, norms and tokens are not decayed (their rank says nothing once layers are scanned)."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def make_objective(config: ConfigDict, model: fusionx.FusionX, normaliser: preprocess.Normaliser) -> Objective:
+    """Raises InputError where masking, ratios or weights do not fit the modalities."""
+    missing = [m for m in config.modalities if m not in config.loss_weights]
+    if missing:
+        raise InputError(f"loss_weights gives none for {', '.join(missing)}; it must name every modality.")
+    return Objective(
+        model=model,
+        normaliser=normaliser,
+        mask=masking.strategy(config.masking),
+        ratios=config_lib.mask_ratios(config),
+        weights={m: float(config.loss_weights[m]) for m in config.modalities},
+        target=config.target,
+        crop=config.augment.crop,
+        flip=config.augment.flip,
+    )
+
+
+def run_contract(config: ConfigDict, data: Contract) -> tuple[Contract, checkpoint.Saved | None]:
+    """The contract a run's checkpoints carry, and the checkpoint it starts from, if any.
+
+    A run that starts from other weights keeps their bands and statistics unless `statistics` says "dataset".
+    """
+    if config.statistics not in ("checkpoint", "dataset"):
+        raise InputError(f"statistics is {config.statistics!r}; it must be 'checkpoint' or 'dataset'.")
+    if not config.init_from:
+        return data, None
+    saved = checkpoint.find(config.init_from)
+    wanted = {m: saved.contract.modalities[m] for m in config.modalities if m in saved.contract.modalities}
+    check_compatible(data, wanted, have_name=config.dataset, want_name=config.init_from)
+    if config.statistics == "dataset":
+        return data, saved
+    modalities = {
+        name: dataclasses.replace(own, bands=wanted[name].bands, mean=wanted[name].mean, std=wanted[name].std)
+        if name in wanted
+        else own
+        for name, own in data.modalities.items()
+    }
+    return dataclasses.replace(data, modalities=modalities), saved
+
+
+def run(config: ConfigDict, workdir: str) -> int:
+    """Trains until `num_steps`, going on from the newest checkpoint in `workdir`. Returns an exit status.
+
+    Raises:
+      InputError, RunError: see the messages; the newest good checkpoint is kept.
+    """
+    if not config.dataset:
+        raise InputError("No data set is given; set --config.dataset=DIR to a directory that data.prepare printed.")
+    prepared = tiles.PreparedSet(config.dataset)
+    prepared.size("train")
+    contract, start_from = run_contract(config, prepared.contract)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    sharding.check_batch(config.batch_size, mesh)
+    model = build.make_model(config, contract.modalities)
+    for name in config.modalities:
+        m = contract.modalities[name]
+        side = config.augment.crop or min(m.height, m.width)
+        if side > min(m.height, m.width):
+            raise InputError(f"augment.crop is {side}, larger than the tiles of {m.height} x {m.width} pixels.")
+        preprocess.check_patch((side, side), config.model.patch_size, config.dataset)
+    normaliser = preprocess.make_normaliser(
+        prepared.contract.modalities,
+        {m: contract.modalities[m] for m in config.modalities},
+        side=config.augment.crop,
+        patch_size=config.model.patch_size,
+    )
+    objective = make_objective(config, model, normaliser)
+    optimizer, schedule = make_optimizer(config)
+    if min(config.checkpoint_every, config.log_every) < 1:
+        raise InputError("checkpoint_every and log_every must be at least 1.")
+    _claim_workdir(workdir, config, contract)
+    handler = progress.log_to_file(os.path.join(workdir, "pretrain.log"))
+    try:
+        return _train(config, workdir, prepared, contract, start_from, mesh, model, objective, optimizer, schedule)
+    finally:
+        progress.logger.removeHandler(handler)
+        handler.close()
+
+
+def _train(config, workdir, prepared, contract, start_from, mesh, model, objective, optimizer, schedule) -> int:
+    log = progress.logger
+
+    def fresh_state():
+        params = build.init_params(model, jax.random.key(config.seed))
+        return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+
+    shapes = jax.eval_shape(fresh_state)
+    layout = sharding.state_shardings(shapes, mesh)
+    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes["params"]))
+
+    with checkpoint.Manager(workdir, config_lib.to_json(config), contract, config.keep_checkpoints) as manager:
+        start = manager.latest_step() or 0
+        if start:
+            state = manager.restore(start, abstract)
+            log.info("Going on from step %d of %d in %s.", start, config.num_steps, workdir)
+        else:
+            state = jax.jit(fresh_state, out_shardings=layout)()
+            if start_from is not None:
+                state["params"] = checkpoint.load_params(start_from, abstract["params"])
+                log.info("Starting from the weights of %s.", start_from.path)
+        log.info(
+            "FusionX-Net %s: %.2f M parameters, %s on %d device(s), %d training pairs of %s%s.",
+            config.model.size,
+            count / 1e6,
+            ", ".join(config.modalities),
+            mesh.size,
+            prepared.size("train"),
+            prepared.contract.name,
+            " (simulated)" if contract.simulated else "",
+        )
+        if start >= config.num_steps:
+            log.info("All %d steps are done; nothing to train.", config.num_steps)
+            return 0
+        step_fn = jax.jit(
+            lambda s, b: train_step(
+                s, b, objective=objective, optimizer=optimizer, schedule=schedule, seed=config.seed
+            ),
+            in_shardings=(layout, sharding.batch_sharding(mesh)),
+            out_shardings=(layout, sharding.replicated(mesh)),
+            donate_argnums=0,
+        )
+        batches = input_pipeline.DeviceBatches(
+            input_pipeline.host_batches(
+                prepared,
+                "train",
+                config.modalities,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                start_step=start,
+                stop_step=config.num_steps,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            ),
+            sharding.batch_sharding(mesh),
+        )
+        with MetricLog(workdir, start) as metrics_log, _StopSignals() as stop:
+            return _loop(config, state, step_fn, batches, start, manager, metrics_log, stop, workdir)
+
+
+def _loop(config, state, step_fn, batches, start, manager, metrics_log, stop, workdir) -> int:
+    log = progress.logger
+    late = None  # (step, metrics) of the step before: read one step late, so that the device never waits for us
+    clock = _Clock(config.batch_size, batches)
+
+    def read(entry) -> str:
+        step, metrics = entry
+        values = {k: float(v) for k, v in metrics.items()}
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+            kept = manager.latest_step()
+            raise RunError(
+                f"Training diverged at step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}. "
+                + (f"The checkpoint of step {kept} is kept; " if kept else "No checkpoint was made yet; ")
+                + "lower optimizer.learning_rate or check the data, and use a new workdir."
+            )
+        if step % config.log_every == 0 or step == config.num_steps:
+            metrics_log.write(step, values | clock.lap(step))
+        return f"loss {values['loss']:.4f}"
+
+    note = ""
+    with progress.Progress(config.num_steps, "pretraining", "step", start) as bar:
+        for step in range(start + 1, config.num_steps + 1):
+            batch = next(batches)
+            state, metrics = step_fn(state, batch)
+            if late is not None:
+                note = read(late)
+            late = (step, metrics)
+            bar.advance(1, note)
+            stopping = stop.received is not None
+            if stopping or step % config.checkpoint_every == 0 or step == config.num_steps:
+                note = read(late)  # a checkpoint is saved only after its own loss and gradient proved finite
+                late = None
+                manager.save(step, state, wait=stopping or step == config.num_steps)
+            if stopping:
+                log.info(
+                    "Stopped by %s at step %d of %d; run the same command to go on.",
+                    stop.received,
+                    step,
+                    config.num_steps,
+                )
+                return 128 + int(stop.received)
+    share = clock.wait_share()
+    if share > 0.05:
+        log.warning(
+            "Training waited %.0f %% of its time for input; put the prepared set on a faster (local) disk, or use "
+            "larger shards of memory as page cache.",
+            100 * share,
+        )
+    log.info("Done: %d steps. Next: fusionx evaluate --workdir=%s --dataset=DIR", config.num_steps, workdir)
+    return 0
+
+
+class _Clock:
+    """Pairs per second and share of time waited for input since the last lap."""
+
+    def __init__(self, batch_size: int, batches: input_pipeline.DeviceBatches):
+        self._batch_size, self._batches = batch_size, batches
+        self._began = self._at = time.perf_counter()
+        self._waited_at_start = self._waited = batches.waited_s
+        self._step = None
+
+    def lap(self, step: int) -> dict[str, float]:
+        now, waited = time.perf_counter(), self._batches.waited_s
+        seconds = max(now - self._at, 1e-9)
+        steps = step - self._step if self._step is not None else None
+        out = {
+            # The first lap holds compilation: its rate would mislead.
+            "pairs_per_s": steps * self._batch_size / seconds if steps else float("nan"),
+            "input_wait_share": (waited - self._waited) / seconds,
+        }
+        self._at, self._waited, self._step = now, waited, step
+        return out
+
+    def wait_share(self) -> float:
+        spent = time.perf_counter() - self._began
+        return (self._batches.waited_s - self._waited_at_start) / max(spent, 1e-9)
+
+
+class _StopSignals:
+    """Turns SIGTERM (a scheduler's preemption) and Ctrl-C into a flag read between steps."""
+
+    def __init__(self):
+        self.received: signal.Signals | None = None
+        self._old = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number, frame) -> None:
+        if self.received is not None:  # asked twice: stop now
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+    def __exit__(self, *unused) -> None:
+        for number, old in self._old.items():
+            signal.signal(number, old)
+
+
+class MetricLog:
+    """Metrics to `metrics.csv`, and to TensorBoard where TensorFlow is installed. Rows past `start` are dropped."""
+
+    def __init__(self, workdir: str, start: int):
+        self._path = os.path.join(workdir, "metrics.csv")
+        self._fields: list[str] | None = None
+        if os.path.exists(self._path):
+            with open(self._path, newline="", encoding="utf-8") as f:
+                rows = list(csv.DictReader(f))
+            kept = [r for r in rows if (r.get("step") or "").isdigit() and int(r["step"]) <= start]
+            kept = [r for r in kept if None not in r.values()]  # a line cut short by a kill
+            self._fields = list(kept[0]) if kept else None
+            temporary = self._path + ".tmp"
+            with open(temporary, "w", newline="", encoding="utf-8") as f:
+                if kept:
+                    writer = csv.DictWriter(f, self._fields)
+                    writer.writeheader()
+                    writer.writerows(kept)
+            os.replace(temporary, self._path)
+        self._file = open(self._path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+        try:
+            from clu import metric_writers
+
+            self._board = metric_writers.SummaryWriter(os.path.join(workdir, "tensorboard"))
+        except ImportError:
+            self._board = None
+            progress.logger.info("TensorFlow is not installed: metrics go to %s only.", self._path)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.flush()
+            self._board.close()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        row = {"step": step, **values}
+        writer = csv.DictWriter(self._file, list(row))
+        if self._fields is None:
+            self._fields = list(row)
+            writer.writeheader()
+        writer.writerow(row)
+        self._file.flush()
+        if self._board is not None:
+            self._board.write_scalars(step, {k: v for k, v in values.items() if math.isfinite(v)})
+
+
+def _claim_workdir(workdir: str, config: ConfigDict, contract: Contract) -> None:
+    """Records what a workdir is for, or refuses one that belongs to another configuration or data set."""
+    now = {"config": config_lib.to_json(config), "contract": contract.to_dict()}
+    path = os.path.join(workdir, "run.json")
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as f:
+                before = json.load(f)
+            different = _differences(before["config"], now["config"])
+            if different:
+                raise InputError(
+                    f"The workdir {workdir} belongs to another config ({'; '.join(different)}); give another "
+                    "--workdir, or the values it was started with."
+                )
+            if before["contract"]["source_version"] != contract.source_version:
+                raise InputError(
+                    f"The workdir {workdir} was started on {before['contract']['source_version']}, but the data set is "
+                    f"now {contract.source_version}; give another --workdir or the same data set."
+                )
+        temporary = f"{path}.tmp"
+        with open(temporary, "w", encoding="utf-8") as f:
+            json.dump(now, f, indent=1, sort_keys=True)
+        os.replace(temporary, path)
+    except (json.JSONDecodeError, KeyError) as error:
+        raise InputError(f"{path} is damaged ({error}); give another --workdir.") from error
+    except OSError as error:
+        raise InputError(f"Cannot write to the workdir {workdir} ({error.strerror}); give another one.") from error
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    out = []
+    for key in sorted(set(before) | set(now)):
+        if not prefix and key in _FREE_KEYS:
+            continue
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            out += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            out.append(f"{prefix}{key}: was {a!r}, now {b!r}")
+    return out
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="fusionx pretrain",
+        description="Pretrains FusionX-Net on a prepared set. Run again, it goes on from the newest checkpoint.",
+        epilog="Any config value is set with --config.KEY=VALUE, e.g. --config.masking=consistent.",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:options]", help="config file, e.g. configs/demo.py")
+    parser.add_argument("--workdir", required=True, metavar="W", help="where checkpoints, metrics and logs go")
+    args, overrides = parser.parse_known_args(argv)
+    config = config_lib.override(config_lib.load_file(args.config), overrides)
+    return run(config, args.workdir)
