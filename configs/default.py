@@ -57,27 +57,29 @@ def get_config(options: str = "") -> ConfigDict:
 def evaluation() -> ConfigDict:
     """How representations are judged; the same for every method and floor."""
     e = ConfigDict()
-    e.task = "multi"  # a task of the prepared set's contract
+    e.tasks = ("multi", "single")  # scene tasks of the prepared set's contract; those it lacks are passed over
     e.modalities = ("s1+s2", "s1", "s2")
     e.seeds = 5  # label subsets per fraction
     e.pooling = "mean_std"  # of patch tokens: "mean", "mean_std" or "class"
     e.batch_size = 256
     # Ridge strengths of the mean log-loss on standardised features.
-    e.regularisation = tuple(10.0**k for k in (-4, -3, -2.5, -2, -1.5, -1, -0.5, 0))
+    e.regularisation = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     e.selection = ("cv",)  # choose it by "cv" inside the labels; "validation" uses the whole val split
     e.cv_folds = 5
-    e.bootstrap = 500  # resamples for intervals
+    e.bootstrap = 1000  # resamples for intervals
     e.floors = ("untrained", "band_statistics", "supervised")
     e.statistics = "checkpoint"  # normalise by the "checkpoint"'s statistics or the "dataset"'s
     e.subset_dir = ""  # reuse label subsets (id files) from here
 
     s = e.supervised = ConfigDict()  # the network trained from scratch on the labels only
+    s.tasks = ("multi", "single")
     s.seeds = 5
     s.batch_size = 64
     s.num_steps = 2_000  # at the full label set; see min_steps
     s.min_steps = 400  # at the smallest fraction: steps grow with the square root of the labels
     s.eval_every = 50  # selection on the validation split
-    s.learning_rates = (3e-4, 1e-3)  # chosen on the validation split, per fraction
+    s.val_tiles = 0  # how many of them; 0 takes all
+    s.learning_rates = (3e-4, 1e-3)  # chosen on the validation split, per fraction and seed
     s.weight_decay = 0.05
-    s.flip = True
+    s.warmup_share = 0.1  # of the steps
     return e

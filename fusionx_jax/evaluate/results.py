@@ -1,0 +1,73 @@
+"""Result rows: tidy CSV, one number a row, with its protocol."""
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+FILE_NAME = "results.csv"
+ALL_SEEDS = "all"
+
+
+class Row(NamedTuple):
+    """One measured number.
+
+    `seed` is the label subset's, or "all" for the mean over seeds, whose interval covers test examples and seeds.
+    `protocol` says how regularisation was chosen and whose statistics normalised the input.
+    """
+
+    dataset: str
+    method: str
+    modalities: str
+    task: str
+    label_fraction: float
+    num_labels: int
+    seed: str
+    metric: str
+    value: float
+    ci_low: float
+    ci_high: float
+    num_seeds: int
+    protocol: str
+    pooling: str
+    regularisation: str
+    absent_classes: str
+    unscored_classes: str
+    simulated: bool
+    checkpoint: str
+    config_hash: str
+
+
+def write(path: str, rows: Iterable[Row]) -> None:
+    """Writes all rows under the final name only when complete."""
+    temporary = path + ".tmp"
+    with open(temporary, "w", newline="", encoding="utf-8") as f:
+        writer = csv.writer(f)
+        writer.writerow(Row._fields)
+        for row in rows:
+            writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])
+    os.replace(temporary, path)
+
+
+def read(path: str) -> list[Row]:
+    """Rows of a CSV that `write` made; empty if there is none."""
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="", encoding="utf-8") as f:
+        return [_typed(raw) for raw in csv.DictReader(f)]
+
+
+def _typed(raw: dict[str, str]) -> Row:
+    values = []
+    for field, kind in Row.__annotations__.items():
+        text = raw[field]
+        if kind is bool:
+            values.append(text == "True")
+        else:
+            values.append(kind(text))
+    return Row(*values)
+
+
+def select(rows: Sequence[Row], **wanted) -> list[Row]:
+    """Rows whose fields equal the wanted values."""
+    return [r for r in rows if all(getattr(r, k) == v for k, v in wanted.items())]
