@@ -63,7 +63,7 @@ def evaluation() -> ConfigDict:
     e.pooling = "mean_std"  # of patch tokens: "mean", "mean_std" or "class"
     e.batch_size = 256
     # Ridge strengths of the mean log-loss on standardised features.
-    e.regularisation = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    e.regularisation = (3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     e.selection = ("cv",)  # choose it by "cv" inside the labels; "validation" uses the whole val split
     e.cv_folds = 5
     e.bootstrap = 1000  # resamples for intervals

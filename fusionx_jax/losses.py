@@ -43,12 +43,12 @@ def targets(
 
 
 def reconstruction(
-    predicted: Mapping[str, Float[Array, "batch patches outputs"]],
-    patches: Mapping[str, Float[Array, "batch patches pixels"]],
+    predicted: Mapping[str, Float[Array, "batch _patches _outputs"]],
+    patches: Mapping[str, Float[Array, "batch _patches _pixels"]],
     masks: Mapping[str, Mask],
     kind: str,
     weights: Mapping[str, float],
-    valid: Mapping[str, Bool[Array, "batch patches pixels"]] | None = None,
+    valid: Mapping[str, Bool[Array, "batch _patches _pixels"]] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Weighted sum of per-modality losses, and those losses by modality.
 

@@ -57,7 +57,7 @@ def independent(
     batch: int,
     num_patches: Mapping[str, int],
     visible: Mapping[str, int],
-    has_data: Mapping[str, Bool[Array, "batch patches"]] | None = None,
+    has_data: Mapping[str, Bool[Array, "batch _patches"]] | None = None,
 ) -> dict[str, Mask]:
     """Each modality its own patches. `has_data` marks patches with at least one valid pixel."""
     masks = {}
@@ -72,7 +72,7 @@ def consistent(
     batch: int,
     num_patches: Mapping[str, int],
     visible: Mapping[str, int],
-    has_data: Mapping[str, Bool[Array, "batch patches"]] | None = None,
+    has_data: Mapping[str, Bool[Array, "batch _patches"]] | None = None,
 ) -> dict[str, Mask]:
     """The same patches in every modality; a place counts as having data if some modality has it there.
 

@@ -93,23 +93,23 @@ def decode(wire: np.ndarray, scale: float, offset: float) -> np.ndarray:
 
 _C_BAND_NM = 5.55e7  # 5.405 GHz, Sentinel-1 Product Specification, section "Instrument"
 
-_S1_BANDS = (Band("VV", _C_BAND_NM, 10), Band("VH", _C_BAND_NM, 10))
+_S1_BANDS = (Band("VV", _C_BAND_NM, 10.0), Band("VH", _C_BAND_NM, 10.0))
 
 # Central wavelengths of Sentinel-2A (nm) and native pixel sizes (m), Sentinel-2 MSI User Guide.
 _S2_ALL = (
-    Band("B01", 442.7, 60),
-    Band("B02", 492.4, 10),
-    Band("B03", 559.8, 10),
-    Band("B04", 664.6, 10),
-    Band("B05", 704.1, 20),
-    Band("B06", 740.5, 20),
-    Band("B07", 782.8, 20),
-    Band("B08", 832.8, 10),
-    Band("B8A", 864.7, 20),
-    Band("B09", 945.1, 60),
-    Band("B10", 1373.5, 60),
-    Band("B11", 1613.7, 20),
-    Band("B12", 2202.4, 20),
+    Band("B01", 442.7, 60.0),
+    Band("B02", 492.4, 10.0),
+    Band("B03", 559.8, 10.0),
+    Band("B04", 664.6, 10.0),
+    Band("B05", 704.1, 20.0),
+    Band("B06", 740.5, 20.0),
+    Band("B07", 782.8, 20.0),
+    Band("B08", 832.8, 10.0),
+    Band("B8A", 864.7, 20.0),
+    Band("B09", 945.1, 60.0),
+    Band("B10", 1373.5, 60.0),
+    Band("B11", 1613.7, 20.0),
+    Band("B12", 2202.4, 20.0),
 )
 _S2_L2A = tuple(b for b in _S2_ALL if b.name != "B10")  # the cirrus band has no surface reflectance
 

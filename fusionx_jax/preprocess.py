@@ -30,8 +30,8 @@ class Normaliser:
     masked: bool
 
     def __call__(
-        self, wire: Mapping[str, UInt16[Array, "batch height width channels"]]
-    ) -> tuple[dict[str, Float[Array, "..."]], dict[str, Bool[Array, "batch height width"]] | None]:
+        self, wire: Mapping[str, UInt16[Array, "batch _height _width _channels"]]
+    ) -> tuple[dict[str, Float[Array, "..."]], dict[str, Bool[Array, "batch _height _width"]] | None]:
         """Standardised images by modality and, if tiles may miss pixels, which pixels are valid."""
         images, valid = {}, {}
         for name, tile in wire.items():
@@ -123,8 +123,8 @@ def pad_to_multiple(wire: Mapping[str, Array], patch_size: int, nodata: Mapping[
 
 
 def patch_has_data(
-    valid: Mapping[str, Bool[Array, "batch height width"]], patch_size: int
-) -> dict[str, Bool[Array, "batch patches"]]:
+    valid: Mapping[str, Bool[Array, "batch _height _width"]], patch_size: int
+) -> dict[str, Bool[Array, "batch _patches"]]:
     """Patches with at least one valid pixel."""
     out = {}
     for name, v in valid.items():

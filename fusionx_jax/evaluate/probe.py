@@ -20,14 +20,15 @@ from jaxtyping import Array, Float, Int
 
 _TOLERANCE = 5e-4  # relative change of the coefficients; metrics agree with scikit-learn's to 0.1 points
 _MAX_ITERATIONS = 200
+_PATIENCE = 2  # weaker penalties in a row that select worse, before weaker still are not tried
 _ABSENT_LOGIT = -30.0
 
 
 class Fit(NamedTuple):
     """Scores of the held-out split and what was chosen, by seed.
 
-    scores [S, M, K]; chosen [S] index into the strengths; selection_loss [S, R] the log-loss it was chosen by;
-    iterations [S] of the solver.
+    scores [S, M, K]; chosen [S] index into the strengths; selection_loss [S, R] the log-loss it was chosen by (inf:
+    not tried, since two stronger penalties in a row had already proved worse than one before); iterations [S].
     """
 
     scores: np.ndarray
@@ -65,6 +66,7 @@ def fit(
       features: all training features, standardised. `subsets` picks each seed's labelled rows.
       targets: 0/1 (one-hot for single-label data), all training rows.
       folds: fold of each labelled row; the strength is chosen by log-loss over held-out folds.
+      strengths: penalties in ascending order.
       selection: (features, targets) of another split to choose the strength on instead.
     """
     x = jnp.asarray(features, jnp.float32)[jnp.asarray(subsets)]
@@ -120,54 +122,81 @@ def _one_seed(x, y, folds, *, strengths, test, select_x, select_y, num_folds, so
     held_out = jnp.concatenate([jnp.arange(num_folds), jnp.array([-1])])
     weight = (folds[:, None] != held_out[None, :]).astype(jnp.float32)  # [n, F]
     weight = weight / weight.sum(0)
-    w, b, iterations = _path(z, squares, y, weight, strengths, softmax)  # [R, r, F, K], [R, F, K]
+    largest = weight.max(0)[:, None]  # 1 / (labels in the fit)
+    start, free = _start(weight.T @ y, largest, softmax)
 
     if num_folds:
-        # Out-of-fold scores: row i from the fit that did not see fold(i).
-        def own_scores(w, b):
+
+        def selection_loss(w, b):
+            # Out-of-fold scores: row i from the fit that did not see fold(i).
             scores = jnp.einsum("nd,dfk->nfk", z, w[:, :-1]) + b[:-1]
-            return jnp.take_along_axis(scores, folds[:, None, None], axis=1)[:, 0]
-
-        loss = jax.lax.map(lambda wb: _log_loss(own_scores(*wb), y, softmax), (w, b))
+            own = jnp.take_along_axis(scores, folds[:, None, None], axis=1)[:, 0]
+            return _log_loss(own, y, softmax)
     else:
-        scores = jnp.einsum("nd,rdk->rnk", (select_x - centre) @ axes, w[:, :, -1]) + b[:, None, -1]
-        loss = jax.vmap(lambda s: _log_loss(s, select_y, softmax))(scores)
-    # argmin of the reversed list: among equals the stronger penalty.
-    chosen = len(strengths) - 1 - jnp.argmin(loss[::-1])
-    test_scores = ((test - centre) @ axes) @ w[chosen, :, -1] + b[chosen, -1]
-    return test_scores, chosen, loss, iterations
+        rotated = (select_x - centre) @ axes
+
+        def selection_loss(w, b):
+            return _log_loss(rotated @ w[:, -1] + b[-1], select_y, softmax)
+
+    def body(path):
+        w, b, spent = _solve(z, squares, y, weight, strengths[path.next], softmax, path.w, path.b, free, largest)
+        loss = selection_loss(w, b)
+        better = loss < path.best_loss
+        return _Path(
+            next=path.next - 1,
+            w=w,
+            b=b,
+            losses=path.losses.at[path.next].set(loss),
+            worse=jnp.where(better, 0, path.worse + 1),
+            best_loss=jnp.where(better, loss, path.best_loss),
+            best=jnp.where(better, path.next, path.best),
+            best_w=jnp.where(better, w[:, -1], path.best_w),
+            best_b=jnp.where(better, b[-1], path.best_b),
+            iterations=path.iterations + spent,
+        )
+
+    w = jnp.zeros((z.shape[1], *start.shape), z.dtype)
+    b = start.astype(z.dtype)
+    never = jnp.asarray(jnp.inf, z.dtype)
+    last = jnp.int32(len(strengths) - 1)
+    path = _Path(last, w, b, jnp.full(len(strengths), jnp.inf), 0, never, last, w[:, -1], b[-1], jnp.int32(0))
+    path = jax.lax.while_loop(lambda p: (p.next >= 0) & (p.worse < _PATIENCE), body, path)
+    test_scores = ((test - centre) @ axes) @ path.best_w + path.best_b
+    return test_scores, path.best, path.losses, path.iterations
 
 
-def _log_loss(scores, y, softmax):
-    if softmax:
-        return -(jax.nn.log_softmax(scores) * y).sum(-1).mean()
-    return (jax.nn.softplus(scores) - scores * y).mean()
+class _Path(NamedTuple):
+    """The walk from the strongest penalty to the weakest, each fit from the one before: weak ones alone converge
+    slowly, and it ends where weaker ones have proved worse."""
+
+    next: Array
+    w: Array
+    b: Array
+    losses: Array
+    worse: Array
+    best_loss: Array
+    best: Array
+    best_w: Array
+    best_b: Array
+    iterations: Array
 
 
-def _path(z, squares, y, weight, strengths, softmax):
-    """Fits from the strongest penalty to the weakest, each from the one before: weak ones alone converge slowly.
-
-    weight [n, F] sums to 1 over n. Returns w [R, r, F, K], b [R, F, K] and the iterations spent.
-    """
-    fits, classes = weight.shape[1], y.shape[1]
-    largest = weight.max(0)[:, None]  # 1 / (labels in the fit)
-    share = weight.T @ y  # [F, K]
-    # A class that a fit never (or always) sees has no finite intercept: it keeps a constant score.
+def _start(share, largest, softmax):
+    """Intercepts [F, K] to start from, and which have a finite optimum: a class that a fit never (or always) sees
+    keeps a constant score. `share` is the weighted share of positives."""
     free = (share > 0) & (share < 1)
     if softmax:
         start = jnp.where(free, jnp.log(jnp.maximum(share, 1e-9)), jnp.where(share > 0, 0.0, _ABSENT_LOGIT))
     else:
         smooth = jnp.clip(share, 0.5 * largest, 1 - 0.5 * largest)
         start = jnp.log(smooth) - jnp.log1p(-smooth)
+    return start, free
 
-    def solve(carry, strength):
-        w, b, iterations = carry
-        w, b, spent = _solve(z, squares, y, weight, strength, softmax, w, b, free, largest)
-        return (w, b, iterations + spent), (w, b)
 
-    first = (jnp.zeros((z.shape[1], fits, classes), z.dtype), start.astype(z.dtype), jnp.int32(0))
-    (_, _, iterations), (w, b) = jax.lax.scan(solve, first, strengths, reverse=True)
-    return w, b, iterations
+def _log_loss(scores, y, softmax):
+    if softmax:
+        return -(jax.nn.log_softmax(scores) * y).sum(-1).mean()
+    return (jax.nn.softplus(scores) - scores * y).mean()
 
 
 def _solve(z, squares, y, weight, strength, softmax, w, b, free, largest):

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from fusionx_jax.contract import InputError
@@ -86,10 +87,10 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(
         self,
-        patches: Mapping[str, Float[Array, "batch tokens pixels"]],
+        patches: Mapping[str, Float[Array, "batch _tokens _pixels"]],
         positions: Mapping[str, Float[Array, "..."]],
-        ok: Mapping[str, Bool[Array, "batch tokens"] | None],
-    ) -> tuple[Float[Array, "batch dim"], dict[str, Float[Array, "batch tokens dim"]]]:
+        ok: Mapping[str, Bool[Array, "batch _tokens"] | None],
+    ) -> tuple[Float[Array, "batch dim"], dict[str, Float[Array, "batch _tokens _dim"]]]:
         """Args are by modality: flattened visible patches, their position codes, which tokens carry data.
 
         Returns the class token and the tokens by modality, both after the final norm.
@@ -166,11 +167,11 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(
         self,
-        tokens: Mapping[str, Float[Array, "batch visible dim"]],
+        tokens: Mapping[str, Float[Array, "batch _visible _dim"]],
         masks: Mapping[str, Mask],
-        positions: Mapping[str, Float[Array, "patches decoder_dim"]],
+        positions: Mapping[str, Float[np.ndarray, "_patches _width"]],
         outputs: Mapping[str, int],
-    ) -> dict[str, Float[Array, "batch patches pixels"]]:
+    ) -> dict[str, Float[Array, "batch _patches _pixels"]]:
         """`tokens` are the encoder's; a modality in `masks` but not in `tokens` is decoded from the others alone."""
         size, dtype = self.config.size, jnp.dtype(self.config.dtype)
         width = size.decoder_width
@@ -183,13 +184,16 @@ class Decoder(nn.Module):
                 projected = layers.linear(tokens[name], width, f"project_{name}", dtype)
                 known[name] = projected + jnp.take(place[name], masks[name].visible, axis=0).astype(dtype)
         ok = {name: masks[name].visible_ok for name in known}
-        context = {name: nn.LayerNorm(dtype=dtype, name=f"context_norm_{name}")(known[name]) for name in known}
+        crossing = self.config.cross_attention in ("both", "decoder")
+        context = {
+            name: nn.LayerNorm(dtype=dtype, name=f"context_norm_{name}")(known[name]) for name in known if crossing
+        }
         out = {}
         for name in wanted:
             blank = self.param(f"mask_{name}", layers.token_init(), (width,))
             sequence = _fill_up((place[name] + blank).astype(dtype), known.get(name), masks[name])
             others = [other for other in known if other != name]
-            if self.config.cross_attention in ("both", "decoder") and others:
+            if crossing and others:
                 normed = nn.LayerNorm(dtype=dtype, name=f"cross_norm_{name}")(sequence)
                 attention = layers.CrossAttention(size.decoder_heads, dtype, name=f"cross_{name}")
                 joined = jnp.concatenate([context[other] for other in others], axis=1)
@@ -222,9 +226,9 @@ class FusionX(nn.Module):
 
     def __call__(
         self,
-        images: Mapping[str, Float[Array, "batch height width channels"]],
+        images: Mapping[str, Float[Array, "batch _height _width _channels"]],
         masks: Mapping[str, Mask],
-    ) -> dict[str, Float[Array, "batch patches pixels"]]:
+    ) -> dict[str, Float[Array, "batch _patches _pixels"]]:
         """Normalised images and masks to predicted patches: P*P*C numbers each, twice that for target "both"."""
         p = self.config.patch_size
         _, tokens = self.encode(images, {n: masks[n] for n in images})
@@ -236,10 +240,10 @@ class FusionX(nn.Module):
 
     def encode(
         self,
-        images: Mapping[str, Float[Array, "batch height width channels"]],
+        images: Mapping[str, Float[Array, "batch _height _width _channels"]],
         masks: Mapping[str, Mask] | None = None,
-        has_data: Mapping[str, Bool[Array, "batch patches"]] | None = None,
-    ) -> tuple[Float[Array, "batch dim"], dict[str, Float[Array, "batch tokens dim"]]]:
+        has_data: Mapping[str, Bool[Array, "batch _patches"]] | None = None,
+    ) -> tuple[Float[Array, "batch dim"], dict[str, Float[Array, "batch _tokens _dim"]]]:
         """Class token [B, D] and tokens by modality. Without masks every patch is visible; `has_data` marks those
         that may be attended to (ignored with masks, which carry their own validity)."""
         p = self.config.patch_size

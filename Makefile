@@ -1,0 +1,56 @@
+# Every target works from a bare clone: Python 3.11 or later, make and a package index are all it needs.
+PYTHON ?= python3
+VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUNS ?= runs
+PREPARED := $(RUNS)/prepared
+SIMULATED := $(PREPARED)/simulated/1.0.0
+DEMO := $(RUNS)/demo
+SLOW_TIMEOUT ?= 3500
+
+.PHONY: help install demo sweep test test-slow lint format clean
+
+help:
+	@echo "make demo       install into $(VENV), simulate, pretrain, evaluate; open $(DEMO)/report.html"
+	@echo "make test       install, lint, check import layers, run the fast tests"
+	@echo "make test-slow  run the long tests: kills, several processes, the whole demo"
+	@echo "make sweep      the demo's label sweep with every floor in full"
+	@echo "make lint | format | clean"
+
+install: $(READY)
+
+$(READY): requirements.txt setup.py
+	@$(PYTHON) -c 'import sys; sys.exit("Python %d.%d found, 3.11 or later is needed: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python -m data.prepare simulated --out=$(PREPARED) --num_tiles=10000
+	$(BIN)/python -m fusionx_jax pretrain --config=configs/demo.py --workdir=$(DEMO) --config.dataset=$(SIMULATED)
+	$(BIN)/python -m fusionx_jax evaluate --workdir=$(DEMO) --dataset=$(SIMULATED)
+	$(BIN)/python -m fusionx_jax report --workdir=$(DEMO)
+
+sweep: $(READY)
+	$(BIN)/python -m experiments.label_sweep --workdir=$(DEMO) --dataset=$(SIMULATED)
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --config pyproject.toml
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow" --timeout=600
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow --timeout=$(SLOW_TIMEOUT)
+
+clean:
+	rm -rf .venv .venv-* $(RUNS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

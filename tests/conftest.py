@@ -1,0 +1,49 @@
+"""Fixtures: small prepared sets, made once a session, and shapes checked everywhere."""
+
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+# Shapes in signatures are checked here and nowhere else: users pay nothing for them.
+jaxtyping.install_import_hook("fusionx_jax", "beartype.beartype")
+
+from tests.helpers import ROOT, TINY  # noqa: E402 (after the hook above)
+
+SAMPLES = ROOT.parent / "shared" / "samples"
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """Real Sentinel extracts; tests that use them skip where they are absent."""
+    if not SAMPLES.is_dir():
+        pytest.skip(f"the real samples are not at {SAMPLES}")
+    return SAMPLES
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory) -> str:
+    """200 simulated pairs of 32 x 32 pixels: 140 train, 20 val, 40 test."""
+    from data import writer
+    from data.simulated.builder import Simulated
+
+    return writer.prepare(Simulated(200, 32, 0), str(tmp_path_factory.mktemp("prepared")), num_workers=2)
+
+
+@pytest.fixture
+def tiny_config(simulated):
+    """The demo's config, cut down to seconds."""
+    from fusionx_jax import config
+
+    return config.override(config.load_file(str(ROOT / "configs/demo.py")), [*TINY, f"--config.dataset={simulated}"])
+
+
+@pytest.fixture(scope="session")
+def trained(simulated, tmp_path_factory) -> str:
+    """A workdir with a finished tiny run."""
+    from fusionx_jax import config, pretrain
+
+    workdir = str(tmp_path_factory.mktemp("trained"))
+    c = config.override(config.load_file(str(ROOT / "configs/demo.py")), [*TINY, f"--config.dataset={simulated}"])
+    assert pretrain.run(c, workdir) == 0
+    return workdir

@@ -1,0 +1,73 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fusionx_jax import tiles
+from fusionx_jax.evaluate import features, run
+
+
+@pytest.fixture(scope="module")
+def setting(trained, simulated):
+    return run.prepare_setting(trained, simulated, [])
+
+
+def test_every_tile_is_counted_once_whatever_the_batch(setting, simulated):
+    encoder = run.encoders(setting)["fusionx"]
+    prepared = tiles.PreparedSet(simulated)
+    whole = features.extract(encoder, prepared, "test", ["s1", "s2"], 40)
+    uneven = features.extract(encoder, prepared, "test", ["s1", "s2"], 17)
+    for key, value in whole.items():
+        assert value.shape == (40, 128)
+        assert np.allclose(value, uneven[key], atol=1e-4)
+
+
+def test_cached_features_are_read_back_and_a_damaged_cache_is_made_again(setting, simulated, tmp_path, monkeypatch):
+    encoder = run.encoders(setting)["fusionx"]
+    prepared = tiles.PreparedSet(simulated)
+    first = features.extract(encoder, prepared, "val", ["s1"], 20, str(tmp_path))
+    monkeypatch.setattr(prepared, "read", lambda *_: pytest.fail("the cache was not used"))
+    again = features.extract(encoder, prepared, "val", ["s1"], 20, str(tmp_path))
+    assert all((again[k] == v).all() for k, v in first.items())
+    monkeypatch.undo()
+    (stored,) = tmp_path.glob("*.npz")
+    stored.write_bytes(stored.read_bytes()[:100])
+    third = features.extract(encoder, prepared, "val", ["s1"], 20, str(tmp_path))
+    assert all(np.allclose(third[k], v) for k, v in first.items())
+
+
+def test_trained_and_untrained_encoders_have_different_fingerprints(setting):
+    both = run.encoders(setting)
+    assert both["fusionx"].fingerprint() != both["untrained"].fingerprint()
+    assert both["fusionx"].fingerprint() == run.encoders(setting)["fusionx"].fingerprint()
+
+
+def test_pooling_is_mean_and_deviation_over_tokens_with_data():
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(2, 6, 5)).astype(np.float32)
+    ok = np.array([[1, 1, 1, 0, 0, 1], [1, 1, 1, 1, 1, 1]], bool)
+    mean, std = features.pool(jnp.asarray(tokens), jnp.asarray(ok))
+    for b in range(2):
+        assert np.allclose(mean[b], tokens[b][ok[b]].mean(0), atol=1e-5)
+        assert np.allclose(std[b], tokens[b][ok[b]].std(0), atol=1e-3)
+
+
+def test_band_statistics_equal_numpy_on_decoded_tiles(simulated):
+    prepared = tiles.PreparedSet(simulated)
+    ours = features.band_statistics(prepared, "val", ["s1", "s2"])
+    wire = prepared.read("val", np.arange(20), ["s1", "s2"])
+    expected = []
+    for name in ("s1", "s2"):
+        m = prepared.contract.modalities[name]
+        x = (wire[name] * np.float64(m.scale) + m.offset - m.mean) / m.std
+        expected += [x.mean((1, 2)), x.std((1, 2))]
+    assert np.allclose(ours, np.concatenate(expected, 1), atol=1e-3)
+
+
+def test_features_do_not_depend_on_batch_mates(setting, simulated):
+    encoder = run.encoders(setting)["fusionx"]
+    prepared = tiles.PreparedSet(simulated)
+    pooled = jax.jit(lambda p, w: features.pooled(encoder.model, p, encoder.normaliser, w))
+    a = pooled(encoder.params, prepared.read("test", [0, 1, 2, 3], ["s1", "s2"]))
+    b = pooled(encoder.params, prepared.read("test", [0, 9, 8, 7], ["s1", "s2"]))
+    assert np.allclose(a["joint_mean"][0], b["joint_mean"][0], atol=1e-4)

@@ -1,0 +1,141 @@
+import csv
+import os
+import shutil
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from fusionx_jax import checkpoint
+from fusionx_jax.contract import InputError
+from fusionx_jax.evaluate import features, results, run
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, simulated, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("evaluated") / "w"
+    shutil.copytree(trained, workdir)
+    run.evaluate(run.prepare_setting(str(workdir), simulated, ["--config.evaluate.selection=('cv', 'validation')"]))
+    return workdir
+
+
+def test_rows_cover_methods_fractions_seeds_metrics_and_modalities(evaluated):
+    rows = results.read(evaluated / results.FILE_NAME)
+    assert {r.method for r in rows} == set(run.METHODS)
+    assert {r.modalities for r in rows if r.method == "fusionx"} == {"s1+s2", "s1", "s2"}
+    assert {r.label_fraction for r in rows} == {0.05, 0.5, 1.0}
+    for method in run.METHODS:
+        named = {r.metric for r in rows if r.method == method and "/" not in r.metric}
+        assert named == {"macro_map", "micro_map", "macro_f1", "micro_f1", "top1", "balanced_accuracy"}
+    for r in rows:
+        if r.seed == results.ALL_SEEDS and "/" not in r.metric:
+            assert r.ci_low <= r.value + 1e-6
+            assert r.value <= r.ci_high + 1e-6
+            assert 0 <= r.ci_low <= r.ci_high <= 1
+    assert {r.num_seeds for r in rows if r.label_fraction == 1.0} == {1}
+    assert all(r.simulated for r in rows)
+
+
+def test_selection_on_the_validation_split_is_named_apart(evaluated):
+    rows = results.read(evaluated / results.FILE_NAME)
+    protocols = {r.protocol.split(";")[1].strip() for r in rows if r.method == "fusionx"}
+    assert protocols == {"strength by 5-fold cv inside the labels", "strength by validation: all val labels"}
+
+
+def test_a_reported_number_is_that_of_scikit_learn_on_the_same_features_and_ids(evaluated, simulated):
+    setting = run.prepare_setting(str(evaluated), simulated, [])
+    ids = run._ids(setting, "train").tolist()
+    with open(evaluated / "subsets" / "simulated" / "multi" / "fraction0.5_seed1.txt") as f:
+        members = [ids.index(line.strip()) for line in f]
+    encoder = run.encoders(setting)["fusionx"]
+    pools = {s: features.extract(encoder, setting.prepared, s, ["s1", "s2"], 64) for s in ("train", "test")}
+    train, test = features.standardise(*(features.assemble(pools[s], "mean_std") for s in ("train", "test")))
+    rows = results.select(
+        results.read(evaluated / results.FILE_NAME), method="fusionx", modalities="s1+s2", label_fraction=0.5, seed="1"
+    )
+    row = next(r for r in rows if r.metric == "micro_map" and " cv " in r.protocol)
+    labels = run.read_labels(setting)[0].targets
+    scores = np.zeros_like(labels["test"])
+    for k in range(scores.shape[1]):
+        y = labels["train"][members, k]
+        if y.min() == y.max():
+            scores[:, k] = -10.0 if y.max() == 0 else 10.0
+            continue
+        c = 1 / (len(members) * float(row.regularisation))
+        model = LogisticRegression(C=c, tol=1e-7, max_iter=5000).fit(train[members], y)
+        scores[:, k] = model.decision_function(test)
+    from sklearn.metrics import average_precision_score
+
+    theirs = average_precision_score(labels["test"] > 0, scores, average="micro")
+    assert row.value == pytest.approx(theirs, abs=0.005)
+
+
+def test_id_files_are_reused_and_a_second_evaluation_gives_the_same_numbers(evaluated, simulated, tmp_path):
+    first = (evaluated / results.FILE_NAME).read_text()
+    again = tmp_path / "again"
+    shutil.copytree(evaluated, again)
+    setting = run.prepare_setting(
+        str(again), simulated,
+        ["--config.evaluate.selection=('cv', 'validation')", f"--config.evaluate.subset_dir={evaluated}/subsets/simulated/multi",
+         "--config.evaluate.tasks=('multi',)"],
+    )  # fmt: skip
+    run.evaluate(setting)
+
+    def values(text):
+        return {
+            tuple(r[k] for k in ("method", "modalities", "label_fraction", "seed", "metric", "protocol")): float(
+                r["value"]
+            )
+            for r in csv.DictReader(text.splitlines())
+            if r["task"] == "multi"
+        }
+
+    a, b = values(first), values((again / results.FILE_NAME).read_text())
+    assert a.keys() == b.keys()
+    assert all(a[k] == pytest.approx(b[k], abs=2e-3, nan_ok=True) for k in a)
+
+
+def test_a_class_absent_from_a_subset_is_recorded_and_still_scored(evaluated):
+    rows = results.read(evaluated / results.FILE_NAME)
+    small = [r for r in rows if r.label_fraction == 0.05 and r.task == "multi" and r.method == "fusionx"]
+    absent = {c for r in small for c in r.absent_classes.split()}
+    assert absent  # seven tiles cannot hold twelve classes' long tail
+    name = f"ap/{sorted(absent)[0]}"
+    assert all(np.isfinite(r.value) for r in small if r.metric == name and name not in r.unscored_classes)
+
+
+def test_data_that_do_not_match_the_weights_are_refused(trained, simulated, tmp_path):
+    copy = tmp_path / "grd"
+    shutil.copytree(simulated, copy)
+    text = (copy / "contract.json").read_text().replace('"level": "RTC"', '"level": "GRD"')
+    (copy / "contract.json").write_text(text)
+    with pytest.raises(InputError, match=r"s1: .* is level 'GRD', but .* expects 'RTC'"):
+        run.prepare_setting(trained, str(copy), [])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("--config.evaluate.pooling=sum", "mean, mean_std, class"),
+        ("--config.evaluate.tasks=('depth',)", "no task of depth"),
+        ("--config.evaluate.modalities=('s9',)", "share only s1, s2"),
+        ("--config.evaluate.floors=('magic',)", "magic"),
+        ("--config.evaluate.selection=('luck',)", "luck"),
+        ("--config.label_fractions=(2.0,)", "fractions lie above 0"),
+        ("--config.evaluate.subset_dir=/nonexistent", "lacks a file"),
+        ("--config.evaluate.seeds=0", "evaluate.seeds is 0"),
+        ("--config.evaluate.statistics=mine", "'checkpoint' or 'dataset'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(trained, simulated, tmp_path, override, words):
+    workdir = tmp_path / "w"
+    shutil.copytree(trained, workdir)
+    cheap = "--config.evaluate.floors=()" if "floors" not in override else override
+    with pytest.raises(InputError, match=words):
+        run.evaluate(run.prepare_setting(str(workdir), simulated, [cheap, override]))
+    assert not os.path.exists(workdir / results.FILE_NAME)
+
+
+def test_checkpoint_is_named_in_the_rows(evaluated):
+    rows = results.read(evaluated / results.FILE_NAME)
+    assert {r.checkpoint for r in rows if r.method == "fusionx"} == {checkpoint.find(str(evaluated)).path}

@@ -1,0 +1,69 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusionx_jax.contract import InputError
+from fusionx_jax.evaluate import subsets
+
+FRACTIONS = (0.01, 0.05, 0.1, 0.5, 1.0)
+
+
+def _labels(seed=0, n=2000):
+    rng = np.random.default_rng(seed)
+    return rng.random((n, 6)) < np.array([0.6, 0.4, 0.2, 0.1, 0.04, 0.02])
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000))
+def test_subsets_are_nested_of_exact_size_and_without_repeats(seed):
+    drawn = subsets.nested_subsets(_labels(seed), FRACTIONS, seed)
+    for fraction, positions in drawn.items():
+        assert len(set(positions.tolist())) == len(positions) == round(fraction * 2000)
+    for small, large in itertools.pairwise(FRACTIONS):
+        assert set(drawn[small]) <= set(drawn[large])
+
+
+def test_label_shares_of_subsets_are_closer_than_chance():
+    labels = _labels()
+    shares = labels.mean(0)
+    ours, chance = [], []
+    for seed in range(5):
+        drawn = subsets.nested_subsets(labels, FRACTIONS, seed)[0.05]
+        ours.append(np.abs(labels[drawn].mean(0) - shares))
+        random = np.random.default_rng(seed).permutation(2000)[:100]
+        chance.append(np.abs(labels[random].mean(0) - shares))
+    assert np.mean(ours) < 0.35 * np.mean(chance)
+    assert labels[drawn].any(0).all()  # rare classes are there
+
+
+def test_single_label_subsets_hold_every_class_in_proportion():
+    labels = np.eye(3, dtype=bool)[np.repeat([0, 1, 2], [800, 150, 50])]
+    drawn = subsets.nested_subsets(labels, (0.1, 1.0), 0)[0.1]
+    assert labels[drawn].sum(0).tolist() == [80, 15, 5]
+
+
+def test_seeds_differ_and_repeat():
+    a, b, again = (subsets.nested_subsets(_labels(), (0.05,), s)[0.05] for s in (0, 1, 0))
+    assert (a == again).all()
+    assert len(set(a) & set(b)) < 30
+
+
+def test_id_files_come_back_as_they_went(tmp_path):
+    ids = [f"tile-{i}" for i in range(2000)]
+    drawn = subsets.nested_subsets(_labels(), FRACTIONS, 3)
+    subsets.write(str(tmp_path), ids, drawn, 3)
+    back = subsets.read(str(tmp_path), ids, FRACTIONS, 3)
+    for fraction in FRACTIONS:
+        assert (back[fraction] == drawn[fraction]).all()
+    assert subsets.read(str(tmp_path), ids, FRACTIONS, 4) is None
+    with pytest.raises(InputError, match="not in the training split"):
+        subsets.read(str(tmp_path), ids[:50], FRACTIONS, 3)
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5, 0.0001])
+def test_fractions_that_leave_nothing_are_refused(fraction):
+    with pytest.raises(InputError, match=r"fraction"):
+        subsets.nested_subsets(_labels(), (fraction,), 0)

@@ -1,0 +1,59 @@
+"""What several test files use."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TINY = (
+    "--config.num_steps=6",
+    "--config.checkpoint_every=2",
+    "--config.log_every=1",
+    "--config.batch_size=16",
+    "--config.evaluate.seeds=2",
+    "--config.evaluate.bootstrap=20",
+    "--config.evaluate.supervised.seeds=1",
+    "--config.evaluate.supervised.num_steps=3",
+    "--config.evaluate.supervised.min_steps=2",
+    "--config.evaluate.supervised.eval_every=2",
+    "--config.label_fractions=(0.05,0.5,1.0)",
+)
+
+
+def run_cli(*arguments: str, env: dict[str, str] | None = None, timeout: float = 300, **kwargs):
+    """Runs `python -m …` in a process of its own, from the checkout."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **kwargs,
+    )
+
+
+def assert_clear(done, status: int, *words: str) -> None:
+    """One clear sentence on standard error, the right exit status, no traceback."""
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1, done.stderr
+    for word in words:
+        assert word in said[0], said[0]
+
+
+def run_script(script: str, *arguments: str, env: dict[str, str] | None = None, timeout: float = 300):
+    """Runs Python source in a process of its own, from the checkout."""
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )

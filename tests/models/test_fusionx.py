@@ -1,0 +1,166 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fusionx_jax import masking
+from fusionx_jax.contract import InputError
+from fusionx_jax.models import build, fusionx
+
+SIZE = fusionx.Size(16, 2, 2, 8, 1, 2)
+
+
+@functools.cache
+def run(model, method="__call__"):
+    """A compiled method: op by op, a test would compile a hundred small programs."""
+    return jax.jit(functools.partial(model.apply, method=method))
+
+
+@functools.cache
+def fresh(model):
+    return {"params": jax.jit(functools.partial(build.init_params, model))(jax.random.key(0))}
+
+
+def make(names=("s1", "s2"), **changes):
+    channels = tuple((n, i + 2) for i, n in enumerate(names))
+    config = fusionx.FusionXConfig(channels=channels, patch_size=4, size=SIZE, **changes)
+    model = fusionx.FusionX(config)
+    key = jax.random.key(0)
+    images = {n: jax.random.normal(jax.random.fold_in(key, c), (3, 16, 16, c)) for n, c in channels}
+    masks = masking.independent(key, 3, dict.fromkeys(names, 16), dict.fromkeys(names, 4))
+    params = fresh(model)
+    # Fresh networks hide dependencies behind small tokens and zero biases: stir every parameter.
+    leaves, tree = jax.tree.flatten(params)
+    noise = [p + 0.3 * jax.random.normal(jax.random.fold_in(key, 100 + i), p.shape) for i, p in enumerate(leaves)]
+    return model, jax.tree.unflatten(tree, noise), images, masks
+
+
+def test_prediction_has_every_patch_and_twice_the_pixels_for_two_targets():
+    model, params, images, masks = make()
+    out = run(model)(params, images, masks)
+    assert out["s1"].shape == (3, 16, 4 * 4 * 2 * 2)
+    assert out["s2"].shape == (3, 16, 4 * 4 * 3 * 2)
+    model, params, images, masks = make(target="normalised")
+    assert run(model)(params, images, masks)["s1"].shape == (3, 16, 4 * 4 * 2)
+
+
+def test_hidden_pixels_do_not_reach_the_prediction():
+    model, params, images, masks = make()
+    hidden = np.zeros((3, 16), bool)
+    np.put_along_axis(hidden, np.asarray(masks["s2"].hidden), True, axis=1)
+    pixels = hidden.reshape(3, 4, 4).repeat(4, 1).repeat(4, 2)[..., None]
+    changed = {**images, "s2": jnp.where(pixels, 99.0, images["s2"])}
+    for name, out in run(model)(params, images, masks).items():
+        assert np.allclose(out, run(model)(params, changed, masks)[name], atol=1e-5)
+
+
+def _cross_reach(cross_attention):
+    """Whether SAR pixels reach the optical tokens of an encoder without joint blocks, and the optical prediction."""
+    size = dataclasses.replace(SIZE, depth=0)
+    names = ("s1", "s2")
+    config = fusionx.FusionXConfig((("s1", 2), ("s2", 3)), 4, size, cross_attention)
+    model = fusionx.FusionX(config)
+    key = jax.random.key(0)
+    images = {n: jax.random.normal(jax.random.fold_in(key, c), (1, 16, 16, c)) for n, c in config.channels}
+    masks = masking.independent(key, 1, dict.fromkeys(names, 16), dict.fromkeys(names, 4))
+    params = fresh(model)
+    other = {**images, "s1": images["s1"] + 1.0}
+    tokens = [run(model, "encode")(params, i, masks)[1]["s2"] for i in (images, other)]
+    return params["params"], not np.allclose(tokens[0], tokens[1], atol=1e-6)
+
+
+def test_cross_attention_switches_say_where_sensors_meet():
+    for where in fusionx.CROSS_ATTENTION:
+        params, meets = _cross_reach(where)
+        assert meets  # in the first block, by cross-attention or by a joint block
+        assert any(k.startswith("fusion_") for k in params["encoder"]) == (where in ("both", "encoder"))
+        assert any(k.startswith("cross_") for k in params["decoder"]) == (where in ("both", "decoder"))
+
+
+def test_without_other_modalities_the_cross_attention_term_is_left_out():
+    model, params, images, _ = make()
+    first, tokens = run(model, "encode")(params, {"s1": images["s1"]})
+    assert set(tokens) == {"s1"}
+    assert tokens["s1"].shape == (3, 16, 16)
+    # Nothing of the absent sensor's parameters matters.
+    stirred = jax.tree_util.tree_map_with_path(
+        lambda path, p: p + 5.0 if any("s2" in str(k) or "fusion_s1" in str(k) for k in path) else p, params
+    )
+    again, _ = run(model, "encode")(stirred, {"s1": images["s1"]})
+    assert np.allclose(first, again)
+
+
+def test_a_masked_out_modality_is_the_same_as_an_absent_one():
+    model, params, images, _ = make()
+    alone, _ = run(model, "encode")(params, {"s1": images["s1"]})
+    has_data = {"s1": jnp.ones((3, 16), bool), "s2": jnp.zeros((3, 16), bool)}
+    masked, _ = run(model, "encode")(params, images, None, has_data)
+    assert np.allclose(alone, masked, atol=1e-5)
+
+
+def test_three_modalities_run_through_the_same_code_and_all_meet():
+    names = ("dem", "s1", "s2")
+    model, params, images, masks = make(names)
+    out = run(model)(params, images, masks)
+    assert set(out) == set(names)
+    base, _ = run(model, "encode")(params, images)
+    for name in names:
+        other, _ = run(model, "encode")(params, {**images, name: images[name] + 1.0})
+        assert not np.allclose(base, other, atol=1e-4)
+
+
+def test_every_parameter_has_a_gradient():
+    for where in fusionx.CROSS_ATTENTION:
+        model, params, images, masks = make(cross_attention=where)
+
+        def loss(p, model=model, images=images, masks=masks):
+            return sum((o**2).mean() for o in model.apply(p, images, masks).values())
+
+        dead = [
+            jax.tree_util.keystr(path)
+            for path, g in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params))
+            if not np.abs(g).max() > 0
+        ]
+        assert not dead
+
+
+def test_tiles_of_another_size_need_no_new_parameters():
+    model, params, _, _ = make()
+    for height, width in ((8, 16), (24, 32)):
+        images = {"s1": jnp.ones((1, height, width, 2)), "s2": jnp.ones((1, height, width, 3))}
+        _, tokens = run(model, "encode")(params, images)
+        assert tokens["s1"].shape[1] == height * width // 16
+
+
+@pytest.mark.parametrize("size", sorted(fusionx.SIZES))
+def test_named_sizes_have_the_parameters_of_their_family(size):
+    config = fusionx.FusionXConfig((("s1", 2), ("s2", 12)), 16, fusionx.SIZES[size])
+    shapes = jax.eval_shape(lambda: build.init_params(fusionx.FusionX(config), jax.random.key(0)))
+    encoder = sum(np.prod(x.shape) for x in jax.tree.leaves(shapes["encoder"]))
+    s = fusionx.SIZES[size]
+    blocks = s.depth * (12 * s.width**2 + 13 * s.width)
+    # First block: per modality a cross-attention and a norm, one shared MLP and its norm; embeddings; tokens; norm.
+    first = 2 * (4 * s.width**2 + 4 * s.width + 2 * s.width) + 8 * s.width**2 + 5 * s.width + 2 * s.width
+    embed = 14 * 16**2 * s.width + 2 * s.width
+    assert encoder == blocks + first + embed + 3 * s.width + 2 * s.width
+
+
+def test_bfloat16_computes_close_to_float32_with_float32_parameters():
+    model, params, images, masks = make()
+    half = fusionx.FusionX(dataclasses.replace(model.config, dtype="bfloat16"))
+    params = fresh(half)
+    assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(params))
+    for name, full in run(model)(params, images, masks).items():
+        low = run(half)(params, images, masks)[name]
+        assert low.dtype == jnp.float32
+        assert np.linalg.norm(low - full) / np.linalg.norm(full) < 0.03
+
+
+def test_values_that_do_not_exist_are_refused_with_those_that_do():
+    with pytest.raises(InputError, match="both, encoder, decoder, none"):
+        make(cross_attention="middle")
+    with pytest.raises(InputError, match="normalised, raw, both"):
+        make(target="pixels")

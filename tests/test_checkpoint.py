@@ -1,0 +1,90 @@
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from fusionx_jax import checkpoint, contract, pretrain
+from fusionx_jax.contract import InputError
+from fusionx_jax.models import build
+from tests.helpers import TINY, run_script
+
+
+def test_a_checkpoint_is_understood_without_code_or_config_file(trained, simulated):
+    saved = checkpoint.find(trained)
+    assert saved.step == 6
+    assert saved.contract == contract.load(simulated)
+    assert saved.config["masking"] == "independent"
+    steps = os.listdir(os.path.join(trained, "checkpoints"))
+    assert sorted(map(int, steps)) == [4, 6]  # keep_checkpoints is 2
+
+
+def test_parameters_load_without_the_optimizer_and_equal_a_full_restore(trained, tiny_config):
+    saved = checkpoint.find(trained)
+    model = build.make_model(tiny_config, saved.contract.modalities)
+    shapes = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
+    params = checkpoint.load_params(saved, shapes)
+    optimizer, _ = pretrain.make_optimizer(tiny_config)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    state = jax.eval_shape(
+        lambda: {
+            "params": build.init_params(model, jax.random.key(0)),
+            "opt_state": optimizer.init(build.init_params(model, jax.random.key(0))),
+            "step": jax.numpy.zeros((), "int32"),
+        }
+    )
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), state)
+    with checkpoint.Manager(trained, saved.config, saved.contract, 2) as manager:
+        full = manager.restore(6, state)
+    assert int(full["step"]) == 6
+    jax.tree.map(np.testing.assert_array_equal, params, full["params"])
+
+
+def test_another_network_is_refused(trained, tiny_config):
+    saved = checkpoint.find(trained)
+    tiny_config.model.patch_size = 4
+    model = build.make_model(tiny_config, saved.contract.modalities)
+    with pytest.raises(InputError, match="does not have the parameters"):
+        checkpoint.load_params(saved, jax.eval_shape(lambda: build.init_params(model, jax.random.key(0))))
+
+
+def test_folders_without_a_checkpoint_say_so(tmp_path, trained):
+    with pytest.raises(InputError, match="There is no folder"):
+        checkpoint.find(str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="not a FusionX-Net checkpoint"):
+        checkpoint.find(str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(InputError, match="no finished checkpoint"):
+        checkpoint.find(str(tmp_path))
+
+
+def test_a_checkpoint_saved_on_eight_devices_restores_on_four_and_one(tmp_path, simulated):
+    # The schedule belongs to the run, which stays one of six steps: the process ends itself after some of them.
+    script = """
+import sys
+from fusionx_jax import checkpoint, config, pretrain
+save = checkpoint.Manager.save
+def save_and_leave(self, step, state, wait=False):
+    save(self, step, state, wait=True)
+    if step == int(sys.argv[2]):
+        sys.exit(0)
+checkpoint.Manager.save = save_and_leave
+c = config.override(config.load_file("configs/demo.py"), sys.argv[3:])
+sys.exit(pretrain.run(c, sys.argv[1]))
+"""
+
+    def go(workdir, devices, steps, fsdp):
+        arguments = [*TINY, f"--config.dataset={simulated}", f"--config.mesh.fsdp={fsdp}"]
+        done = run_script(
+            script, str(workdir), str(steps), *arguments,
+            env={"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = (workdir / "metrics.csv").read_text().splitlines()
+        column = lines[0].split(",").index("loss")
+        return [float(line.split(",")[column]) for line in lines[1:]]
+
+    whole = go(tmp_path / "whole", 8, 6, 4)
+    go(tmp_path / "moved", 8, 2, 4)
+    go(tmp_path / "moved", 4, 4, 2)
+    assert go(tmp_path / "moved", 1, 6, 1) == pytest.approx(whole, rel=2e-4)

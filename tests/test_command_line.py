@@ -1,0 +1,105 @@
+import time
+
+import pytest
+
+from tests.helpers import TINY, assert_clear, run_cli, run_script
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("fusionx_jax", "--help"), ("fusionx_jax", "pretrain", "--help"), ("fusionx_jax", "evaluate", "--help"),
+     ("fusionx_jax", "report", "--help"), ("data.prepare", "--help"), ("data.prepare", "simulated", "--help"),
+     ("data.prepare", "paired_scenes", "--help"), ("experiments.label_sweep", "--help")],
+)  # fmt: skip
+def test_help_answers_without_waiting_for_heavy_imports(command):
+    started = time.monotonic()
+    done = run_cli(*command)
+    assert done.returncode == 0
+    assert "usage:" in done.stdout
+    # A guard against importing TensorFlow or compiling, not a measurement: machines are shared.
+    assert time.monotonic() - started < 15
+
+
+def test_help_imports_no_tensorflow():
+    script = "import sys\nfrom fusionx_jax.__main__ import main\ntry:\n    main(['pretrain', '--help'])\nexcept SystemExit:\n    pass\nprint('tensorflow' in sys.modules)"
+    assert run_script(script).stdout.splitlines()[-1] == "False"
+
+
+def test_usage_errors_are_one_sentence_with_status_two(tmp_path, simulated):
+    go = ("fusionx_jax", "pretrain", "--config=configs/demo.py", f"--workdir={tmp_path / 'w'}")
+    assert run_cli("fusionx_jax", "fly").returncode == 2
+    assert_clear(run_cli(*go, "--config.learning_rat=1"), 2, "Unknown config key 'learning_rat'", "num_steps")
+    assert_clear(run_cli(*go, "--config.optimizer.speed=1"), 2, "optimizer has", "learning_rate")
+    assert_clear(run_cli(*go, "--config.num_steps=many"), 2, "num_steps")
+    assert_clear(run_cli(*go, "--colour=red"), 2, "--colour=red")
+    assert_clear(run_cli(*go, "--config.dataset=nowhere"), 2, "There is no folder nowhere")
+    assert_clear(run_cli(*go[:2], "--config=configs/none.py", go[3]), 2, "There is no config file")
+    assert_clear(
+        run_cli("fusionx_jax", "evaluate", f"--workdir={tmp_path}/x", f"--dataset={simulated}"), 2, "no folder"
+    )
+    assert_clear(run_cli("fusionx_jax", "report", f"--workdir={tmp_path}"), 2, "not a FusionX-Net checkpoint")
+    assert not (tmp_path / "w" / "checkpoints").exists()
+
+
+def test_a_damaged_shard_met_in_training_is_one_sentence(tmp_path, simulated):
+    import shutil
+
+    copy = shutil.copytree(simulated, tmp_path / "set")
+    shard = next(copy.glob("*train*"))
+    shard.write_bytes(shard.read_bytes()[:-100_000])
+    done = run_cli(
+        "fusionx_jax", "pretrain", "--config=configs/demo.py", f"--workdir={tmp_path / 'w'}", f"--config.dataset={copy}",
+        *TINY,
+    )  # fmt: skip
+    assert_clear(done, 2, shard.name, "prepare the set again")
+
+
+NO_TENSORFLOW = """
+import importlib.machinery, sys
+find = importlib.machinery.PathFinder.find_spec
+def without(name, path=None, target=None):
+    if name.split(".")[0] in ("tensorflow", "tensorboard"):
+        return None
+    return find(name, path, target)
+importlib.machinery.PathFinder.find_spec = staticmethod(without)
+try:
+    import tensorflow
+except ImportError:
+    pass
+else:
+    raise SystemExit("the block does not work")
+"""
+
+
+def test_train_step_evaluation_and_report_run_without_tensorflow(tmp_path, trained, simulated):
+    import shutil
+
+    workdir = shutil.copytree(trained, tmp_path / "w")
+    script = NO_TENSORFLOW + """
+import sys
+import jax, jax.numpy as jnp
+from fusionx_jax import config, pretrain, preprocess, tiles
+from fusionx_jax.models import build
+workdir, dataset = sys.argv[1:3]
+c = config.override(config.load_file("configs/demo.py"), sys.argv[3:])
+prepared = tiles.PreparedSet(dataset)
+mods = prepared.contract.modalities
+model = build.make_model(c, mods)
+objective = pretrain.make_objective(c, model, preprocess.make_normaliser(mods, mods))
+optimizer, schedule = pretrain.make_optimizer(c)
+params = build.init_params(model, jax.random.key(0))
+state = {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+wire = {k: jnp.asarray(v) for k, v in prepared.read("train", list(range(4)), ["s1", "s2"]).items()}
+step = jax.jit(lambda s, b: pretrain.train_step(s, b, objective=objective, optimizer=optimizer, schedule=schedule, seed=0))
+state, metrics = step(state, wire)
+assert jnp.isfinite(metrics["loss"]) and int(state["step"]) == 1
+pretrain.MetricLog(workdir, 0).write(1, {"loss": 1.0})
+from fusionx_jax.__main__ import main
+assert main(["evaluate", f"--workdir={workdir}", f"--dataset={dataset}", "--config.evaluate.tasks=('multi',)"]) == 0
+assert main(["report", f"--workdir={workdir}"]) == 0
+assert main(["pretrain", "--config=configs/demo.py", f"--workdir={workdir}-2", *sys.argv[3:]]) == 2
+assert "tensorflow" not in sys.modules
+"""  # fmt: skip
+    done = run_script(script, str(workdir), simulated, *TINY, f"--config.dataset={simulated}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "TensorFlow is not installed; `pip install tensorflow-cpu`" in done.stderr

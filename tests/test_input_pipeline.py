@@ -1,0 +1,54 @@
+import jax
+import numpy as np
+
+from fusionx_jax import input_pipeline, sharding, tiles
+
+
+def _steps(simulated, start, stop, index=0, count=1):
+    prepared = tiles.PreparedSet(simulated)
+    return list(
+        input_pipeline.host_batches(
+            prepared,
+            "train",
+            ("s1", "label_single"),
+            batch_size=8,
+            seed=1,
+            start_step=start,
+            stop_step=stop,
+            process_index=index,
+            process_count=count,
+        )
+    )
+
+
+def test_batches_are_a_function_of_the_step_however_one_gets_there(simulated):
+    whole = _steps(simulated, 0, 6)
+    resumed = _steps(simulated, 4, 6)
+    for a, b in zip(whole[4:], resumed):
+        assert all((a[k] == b[k]).all() for k in a)
+    prepared = tiles.PreparedSet(simulated)
+    direct = prepared.read("train", tiles.batch_indices(1, 5, 8, 140), ["s1"])
+    assert (whole[5]["s1"] == direct["s1"]).all()
+
+
+def test_two_and_four_hosts_see_the_global_batches_of_one(simulated):
+    whole = _steps(simulated, 0, 3)
+    for count in (2, 4):
+        parts = [_steps(simulated, 0, 3, i, count) for i in range(count)]
+        for step, batch in enumerate(whole):
+            together = np.concatenate([p[step]["s1"] for p in parts])
+            assert (together == batch["s1"]).all()
+
+
+def test_a_resume_at_a_million_steps_is_immediate(simulated):
+    batches = _steps(simulated, 10**6, 10**6 + 1)
+    expected = tiles.PreparedSet(simulated).read("train", tiles.batch_indices(1, 10**6, 8, 140), ["s1"])
+    assert (batches[0]["s1"] == expected["s1"]).all()
+
+
+def test_tiles_stay_uint16_on_the_way_to_the_device(simulated):
+    mesh = sharding.make_mesh()
+    out = list(input_pipeline.DeviceBatches(iter(_steps(simulated, 0, 3)), sharding.batch_sharding(mesh)))
+    assert len(out) == 3
+    assert out[0]["s1"].dtype == np.uint16
+    assert isinstance(out[0]["s1"], jax.Array)

@@ -1,0 +1,65 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fusionx_jax import losses, masking
+
+
+def _setup(valid_share=1.0):
+    rng = np.random.default_rng(0)
+    patches = {"s1": rng.normal(3, 2, (4, 9, 8)), "s2": rng.normal(-1, 0.5, (4, 9, 12))}
+    masks = masking.independent(jax.random.key(0), 4, {"s1": 9, "s2": 9}, {"s1": 3, "s2": 5})
+    valid = {m: rng.random(p.shape) < valid_share for m, p in patches.items()}
+    return patches, masks, valid, rng
+
+
+def _reference(predicted, patches, mask, kind, valid):
+    """The loss of one modality in plain loops."""
+    errors = []
+    for b in range(len(patches)):
+        for i in np.asarray(mask.hidden)[b]:
+            ok = valid[b, i]
+            mean, deviation = patches[b, i][ok].mean(), np.sqrt(patches[b, i][ok].var() + 1e-6)
+            parts = {"raw": [patches[b, i]], "normalised": [(patches[b, i] - mean) / deviation]}
+            aims = parts["normalised"] + parts["raw"] if kind == "both" else parts[kind]
+            for k, aim in enumerate(aims):
+                own = predicted[b, i].reshape(len(aims), -1)[k]
+                errors += list(((own - aim) ** 2)[ok])
+    return np.mean(errors)
+
+
+@pytest.mark.parametrize("kind", ["raw", "normalised", "both"])
+@pytest.mark.parametrize("share", [1.0, 0.7])
+def test_reconstruction_loss_equals_plain_loops_over_hidden_valid_pixels(kind, share):
+    patches, masks, valid, rng = _setup(share)
+    predicted = {
+        m: rng.normal(size=(*p.shape[:2], p.shape[2] * (2 if kind == "both" else 1))) for m, p in patches.items()
+    }
+    weights = {"s1": 1.0, "s2": 0.5}
+    total, by = losses.reconstruction(
+        jax.tree.map(jnp.asarray, predicted), jax.tree.map(jnp.asarray, patches), masks, kind, weights,
+        None if share == 1.0 else jax.tree.map(jnp.asarray, valid),
+    )  # fmt: skip
+    for m in patches:
+        assert float(by[m]) == pytest.approx(_reference(predicted[m], patches[m], masks[m], kind, valid[m]), rel=1e-4)
+    assert float(total) == pytest.approx(float(by["s1"] + 0.5 * by["s2"]), rel=1e-6)
+
+
+def test_perfect_prediction_has_no_loss_and_draws_the_truth():
+    patches, masks, _, _ = _setup()
+    patches = jax.tree.map(jnp.asarray, patches)
+    for kind in ("raw", "normalised", "both"):
+        aim = {m: losses.targets(p, kind) for m, p in patches.items()}
+        total, _ = losses.reconstruction(aim, patches, masks, kind, {"s1": 1.0, "s2": 1.0})
+        assert total < 1e-10
+        for m, p in patches.items():
+            assert np.allclose(losses.undo_normalisation(aim[m], p, kind), p, atol=1e-4)
+
+
+def test_normalised_targets_are_not_pooled_across_modalities():
+    patches, _, _, _ = _setup()
+    for p in patches.values():
+        aim = losses.targets(jnp.asarray(p), "normalised")
+        assert np.allclose(aim.mean(-1), 0, atol=1e-4)
+        assert np.allclose(aim.std(-1), 1, atol=1e-3)

@@ -1,0 +1,211 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fusionx_jax import checkpoint, config, pretrain
+from fusionx_jax.contract import InputError, RunError
+from fusionx_jax.models import build
+from tests.helpers import ROOT, TINY
+
+
+def _params(workdir, c):
+    saved = checkpoint.find(str(workdir))
+    model = build.make_model(c, saved.contract.modalities)
+    return saved.step, checkpoint.load_params(
+        saved, jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
+    )
+
+
+def _rows(workdir):
+    with open(os.path.join(workdir, "metrics.csv"), newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def test_loss_falls_and_is_logged_by_modality(trained):
+    rows = _rows(trained)
+    assert [int(r["step"]) for r in rows] == [1, 2, 3, 4, 5, 6]
+    for r in rows:
+        assert float(r["loss"]) == pytest.approx(float(r["loss_s1"]) + float(r["loss_s2"]), rel=1e-5)
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert os.listdir(os.path.join(trained, "tensorboard"))
+
+
+def test_a_run_cut_short_goes_on_to_bit_identical_parameters(trained, tiny_config, tmp_path, monkeypatch):
+    save = checkpoint.Manager.save
+
+    def save_then_die(self, step, state, wait=False):
+        save(self, step, state, wait=True)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.Manager, "save", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.run(tiny_config, str(tmp_path))
+    monkeypatch.undo()
+    # A line cut short by a kill and rows past the checkpoint are dropped on resume.
+    with open(tmp_path / "metrics.csv", "a") as f:
+        f.write("5,1.0,1.0,1.0,1.0,1.0,1.0,0.0\n6,1.")
+    assert pretrain.run(tiny_config, str(tmp_path)) == 0
+    (step, resumed), (_, whole) = _params(tmp_path, tiny_config), _params(trained, tiny_config)
+    assert step == 6
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    deterministic = ("step", "loss", "loss_s1", "loss_s2", "grad_norm", "learning_rate")
+    assert [[r[k] for k in deterministic] for r in _rows(tmp_path)] == [
+        [r[k] for k in deterministic] for r in _rows(trained)
+    ]
+
+
+def test_a_finished_run_has_nothing_left_to_do(trained, tiny_config):
+    before = os.path.getmtime(os.path.join(trained, "metrics.csv"))
+    assert pretrain.run(tiny_config, trained) == 0
+    assert os.path.getmtime(os.path.join(trained, "metrics.csv")) >= before
+    assert len(_rows(trained)) == 6
+
+
+def test_a_workdir_of_another_config_is_refused_and_left_alone(trained, tiny_config):
+    tiny_config.mask_ratio = 0.5
+    with pytest.raises(InputError, match=r"belongs to another config \(mask_ratio: was 0.75, now 0.5\)"):
+        pretrain.run(tiny_config, trained)
+    with open(os.path.join(trained, "run.json")) as f:
+        assert json.load(f)["config"]["mask_ratio"] == 0.75
+
+
+def test_what_does_not_touch_the_numbers_may_change(trained, tiny_config):
+    tiny_config.log_every = 3
+    tiny_config.label_fractions = (0.5,)
+    assert pretrain.run(tiny_config, trained) == 0
+
+
+def test_divergence_stops_with_a_sentence_and_keeps_the_last_good_checkpoint(tiny_config, tmp_path, monkeypatch):
+    step = pretrain.train_step
+
+    def poisoned(state, wire, **fixed):
+        state, metrics = step(state, wire, **fixed)
+        bad = state["step"] >= 5
+        return state, metrics | {"loss": jnp.where(bad, jnp.nan, metrics["loss"])}
+
+    monkeypatch.setattr(pretrain, "train_step", poisoned)
+    with pytest.raises(RunError, match=r"diverged at step 5: loss nan.*checkpoint of step 4 is kept"):
+        pretrain.run(tiny_config, str(tmp_path))
+    assert checkpoint.find(str(tmp_path)).step == 4
+
+
+def test_starting_from_other_weights_keeps_their_statistics_unless_told(trained, tiny_config, tmp_path):
+    from data import writer
+    from data.simulated.builder import Simulated
+
+    other = writer.prepare(Simulated(60, 32, 7), str(tmp_path / "prepared"), num_workers=1)
+    tiny_config.dataset = other
+    tiny_config.init_from = trained
+    tiny_config.num_steps = 2
+    assert pretrain.run(tiny_config, str(tmp_path / "a")) == 0
+    donor, own = checkpoint.find(trained).contract, checkpoint.find(str(tmp_path / "a")).contract
+    assert own.modalities["s1"].mean == donor.modalities["s1"].mean
+    tiny_config.statistics = "dataset"
+    assert pretrain.run(tiny_config, str(tmp_path / "b")) == 0
+    assert checkpoint.find(str(tmp_path / "b")).contract.modalities["s1"].mean != donor.modalities["s1"].mean
+    # One warm-up step moves little: the weights are the donor's, not fresh ones.
+    _, start = _params(trained, tiny_config)
+    _, after = _params(tmp_path / "a", tiny_config)
+    drift = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), start, after)
+    assert max(jax.tree.leaves(drift)) < 0.02
+
+
+def test_optimizer_equals_optax_parts_and_decays_kernels_only(tiny_config):
+    optimizer, schedule = pretrain.make_optimizer(tiny_config)
+    params = {"layer": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones((2,))}}
+    state = optimizer.init(params)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    for _ in range(2):
+        updates, state = optimizer.update(zero, state, params)
+    rate = float(schedule(1))
+    assert np.allclose(updates["layer"]["kernel"], -rate * tiny_config.optimizer.weight_decay)
+    assert (updates["layer"]["bias"] == 0).all()
+    peak = tiny_config.optimizer.learning_rate * tiny_config.batch_size / 256
+    reference = optax.warmup_cosine_decay_schedule(0, peak, min(tiny_config.optimizer.warmup_steps, 5), 6)
+    assert rate == pytest.approx(float(reference(1)))
+
+
+def test_tiles_that_are_no_multiple_of_the_patch_are_padded_and_trained_on(tiny_config, tmp_path):
+    tiny_config.model.patch_size = 12
+    tiny_config.num_steps = 2
+    assert pretrain.run(tiny_config, str(tmp_path)) == 0
+    assert np.isfinite(float(_rows(tmp_path)[-1]["loss"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("--config.masking=sideways", "consistent, independent"),
+        ("--config.mask_ratio=1.5", "mask_ratio is 1.5"),
+        ("--config.model.size=huge", "mini, tiny, small, base, large"),
+        ("--config.model.patch_size=64", "patch_size is 64"),
+        ("--config.augment.crop=100", "augment.crop is 100"),
+        ("--config.modalities=('s1', 's3')", "modality s3"),
+        ("--config.target=pixels", "target is 'pixels'"),
+        ("--config.batch_size=0", "batch_size is 0"),
+        ("--config.num_steps=0", "num_steps is 0"),
+        ("--config.keep_checkpoints=0", "keep_checkpoints is 0"),
+        ("--config.dataset=nowhere", "There is no folder nowhere"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_by_name(tiny_config, tmp_path, change, words):
+    c = config.override(tiny_config, [change])
+    with pytest.raises(InputError, match=words.replace("(", r"\(").replace(".", r"\.")):
+        pretrain.run(c, str(tmp_path))
+
+
+def _launch(workdir, simulated):
+    return subprocess.Popen(
+        [
+            sys.executable, "-m", "fusionx_jax", "pretrain", "--config=configs/demo.py", f"--workdir={workdir}", *TINY,
+            f"--config.dataset={simulated}", "--config.num_steps=60", "--config.checkpoint_every=5",
+        ],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def _wait_for(workdir, step, process):
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        folder = workdir / "checkpoints"
+        if folder.is_dir() and any(p.name.isdigit() and int(p.name) >= step for p in folder.iterdir()):
+            return
+        if process.poll() is not None:
+            raise AssertionError(process.stderr.read())
+        time.sleep(0.05)
+    raise AssertionError(f"no checkpoint of step {step}")
+
+
+@pytest.mark.slow
+def test_stopped_by_sigterm_ctrl_c_and_kill_it_ends_bit_identical(simulated, tmp_path):
+    c = config.override(config.load_file(str(ROOT / "configs/demo.py")), [*TINY, "--config.num_steps=60"])
+    whole = _launch(tmp_path / "whole", simulated)
+    assert whole.wait(400) == 0, whole.stderr.read()
+    cut = tmp_path / "cut"
+    for number, after, status in (
+        (signal.SIGTERM, 5, 143),
+        (signal.SIGKILL, 20, -9),
+        (signal.SIGINT, 30, 130),
+        (signal.SIGKILL, 40, -9),
+    ):
+        process = _launch(cut, simulated)
+        _wait_for(cut, after, process)
+        process.send_signal(number)
+        assert process.wait(120) == status, process.stderr.read()
+    last = _launch(cut, simulated)
+    assert last.wait(400) == 0, last.stderr.read()
+    (step, a), (_, b) = _params(cut, c), _params(tmp_path / "whole", c)
+    assert step == 60
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert [r["loss"] for r in _rows(cut)] == [r["loss"] for r in _rows(tmp_path / "whole")]
