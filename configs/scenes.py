@@ -5,8 +5,9 @@ Run: `fusionx pretrain --config=configs/scenes.py --workdir=runs/scenes` from sc
 Cost: about 2 minutes each on two CPU cores. A few hundred tiles check the path, they carry no claim.
 """
 
-from configs import default, demo
 from ml_collections import ConfigDict
+
+from configs import default, demo
 
 
 def get_config(options: str = "") -> ConfigDict:

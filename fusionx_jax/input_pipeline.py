@@ -4,6 +4,7 @@ One element is one batch, addressed by its step; tf.data only reads ahead on sev
 there is no iterator state to save: starting at step s gives exactly the batches from s on.
 """
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 
@@ -34,6 +35,9 @@ def host_batches(
     Raises:
       InputError: the set cannot be read, or TensorFlow is not installed.
     """
+    # Its start-up remarks would bury ours; errors still show.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
         import tensorflow as tf
     except ImportError as error:
@@ -43,15 +47,19 @@ def host_batches(
     # TensorFlow must not take the accelerator that JAX computes on.
     tf.config.set_visible_devices([], "GPU")
     size = prepared.size(split)
+    failures: list[Exception] = []
 
     def read(step):
-        indices = tiles.batch_indices(seed, int(step), batch_size, size)
-        share = tiles.host_share(indices, process_index, process_count)
-        batch = prepared.read(split, share, features)
+        try:
+            indices = tiles.batch_indices(seed, int(step), batch_size, size)
+            share = tiles.host_share(indices, process_index, process_count)
+            batch = prepared.read(split, share, features)
+        except Exception as error:  # tf.data would wrap it in its own: kept, to be raised as it was
+            failures.append(error)
+            raise
         return [batch[f] for f in features]
 
     sample = prepared.read(split, [0], features)
-    read(start_step)  # a damaged shard speaks here in one sentence, not from inside tf.data
     types = [tf.as_dtype(sample[f].dtype) for f in features]
     dataset = (
         tf.data.Dataset.range(start_step, stop_step)
@@ -61,8 +69,13 @@ def host_batches(
     options = tf.data.Options()
     options.threading.private_threadpool_size = _READERS
     options.autotune.enabled = False
-    for values in dataset.with_options(options).as_numpy_iterator():
-        yield dict(zip(features, values))
+    try:
+        for values in dataset.with_options(options).as_numpy_iterator():
+            yield dict(zip(features, values))
+    except tf.errors.OpError:
+        if failures:
+            raise failures[0] from None
+        raise
 
 
 class DeviceBatches:

@@ -1,6 +1,11 @@
 """Fixtures: small prepared sets, made once a session, and shapes checked everywhere."""
 
+import os
 from pathlib import Path
+
+# Tests compile far more than they compute: unoptimised programs start in half the time. Read when jax is imported,
+# here and in every process that a test starts.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jaxtyping
 import pytest

@@ -571,6 +571,7 @@ def _centre(raster: Raster, row: int, column: int, size: int) -> np.ndarray:
         return np.full(2, np.nan, np.float32)
     from rasterio.warp import transform
 
-    x, y = raster.transform * (column + size / 2, row + size / 2)
+    t, across, down = raster.transform, column + size / 2, row + size / 2
+    x, y = t.a * across + t.b * down + t.c, t.d * across + t.e * down + t.f
     longitude, latitude = transform(raster.crs, "EPSG:4326", [x], [y])
     return np.array([longitude[0], latitude[0]], np.float32)

@@ -24,6 +24,7 @@ Statistics for Terrain" (1989), C band at 35-40 degrees; 4.4 equivalent looks, S
 """
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import sys
@@ -87,16 +88,21 @@ def version() -> str:
     return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
-def _field(rng: np.random.Generator, size: int, slope: float, cutoff: float = 0.0) -> np.ndarray:
-    """A random field [size, size] with power spectrum 1/f^slope, zero mean and unit deviation."""
+@functools.cache
+def _amplitude(size: int, slope: float, cutoff: float) -> np.ndarray:
+    """Half-plane amplitudes [size, size // 2 + 1] of a 1/f^slope power spectrum without its mean."""
     fy = np.fft.fftfreq(size)[:, None]
     fx = np.fft.rfftfreq(size)[None, :]
     f = np.hypot(fy, fx)
     f[0, 0] = 1.0
     amplitude = f ** (-slope / 2)
     amplitude[0, 0] = 0.0
-    if cutoff:
-        amplitude *= np.exp(-((f / cutoff) ** 2))
+    return amplitude * np.exp(-((f / cutoff) ** 2)) if cutoff else amplitude
+
+
+def _field(rng: np.random.Generator, size: int, slope: float, cutoff: float = 0.0) -> np.ndarray:
+    """A random field [size, size] with power spectrum 1/f^slope, zero mean and unit deviation."""
+    amplitude = _amplitude(size, slope, cutoff)
     noise = rng.standard_normal((2, size, size // 2 + 1))
     field = np.fft.irfft2(amplitude * (noise[0] + 1j * noise[1]), s=(size, size))
     return (field - field.mean()) / max(field.std(), 1e-9)
@@ -165,8 +171,8 @@ def _coarsen(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _blur(image: np.ndarray) -> np.ndarray:
-    """3x3 binomial blur of [H, W]: the sensor's point spread."""
-    p = np.pad(image, 1, mode="edge")
+    """3x3 binomial blur of [H, W, ...]: the sensor's point spread."""
+    p = np.pad(image, [(1, 1), (1, 1)] + [(0, 0)] * (image.ndim - 2), mode="edge")
     rows = p[:-2] + 2 * p[1:-1] + p[2:]
     return (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 16
 
@@ -285,8 +291,7 @@ def _optical(rng, size, cover, green, trees, rows, fine, moisture, summer, slope
         reflectance *= (1 - 0.55 * shadow)[..., None]
         tops = _CLOUD * (0.85 + 0.15 * _field(rng, size, 2.0)[..., None])
         reflectance = reflectance * (1 - opacity[..., None]) + tops * opacity[..., None]
-    for i in range(12):
-        reflectance[..., i] = _blur(reflectance[..., i])
+    reflectance = _blur(reflectance)
     for metres, bands in _COARSE.items():
         reflectance[..., bands] = _coarsen(reflectance[..., bands], metres // 10)
     reflectance += rng.normal(0, 0.0025, reflectance.shape)
@@ -339,7 +344,7 @@ def _radar(rng, size, cover, green, trees, rows, fine, moisture, slope_x, row_an
     gain = rng.normal(0, 0.35, 2)  # calibration and incidence angle, per scene
     tilt = (_range_ramp(size) * rng.uniform(-0.4, 0.4)) - 3.0 * slope_x
     speckle = rng.gamma(ENL, 1 / ENL, (size, size, 2))
-    power = np.stack([_blur(10 ** ((vv + rough) / 10)), _blur(10 ** ((vh + rough) / 10))], -1)
+    power = _blur(10 ** ((np.stack([vv, vh], -1) + rough[..., None]) / 10))
     noise_floor = 10**-2.7
     out = 10 * np.log10(np.maximum(power * speckle + noise_floor * rng.gamma(ENL, 1 / ENL, power.shape) * 0.25, 1e-6))
     return out + gain + tilt[..., None]

@@ -14,41 +14,42 @@ SINGLE = ("top1", "balanced_accuracy", "macro_f1")
 def average_precision(
     scores: Float[np.ndarray, "examples"],
     truth: Bool[np.ndarray, "examples"],
-    weights: Float[np.ndarray, "resamples examples"],
+    weights: Int[np.ndarray, "resamples examples"],
 ) -> Float[np.ndarray, "resamples"]:
     """Average precision of one ranking under each row of example weights; NaN where a row holds no positive.
 
     Ties share one threshold, as in scikit-learn.
     """
     order = np.argsort(-scores, kind="stable")
-    ranked, positive = scores[order], truth[order]
-    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
+    ranked, positive = scores[order], np.flatnonzero(truth[order])
+    # Recall rises at positives only: precision is needed there, at the end of each one's tie.
+    ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
+    at = ends[np.searchsorted(ends, positive)]
     weights = weights[:, order]
-    hits = np.cumsum(weights * positive, axis=1)[:, last_of_tie]
-    seen = np.cumsum(weights, axis=1)[:, last_of_tie]
-    total = hits[:, -1:]
+    gained = weights[:, positive]
+    hits = np.cumsum(gained, axis=1, dtype=np.int32)[:, np.searchsorted(positive, at, side="right") - 1]
+    seen = np.cumsum(weights, axis=1, dtype=np.int32)[:, at]
     with np.errstate(invalid="ignore", divide="ignore"):
         precision = np.where(seen > 0, hits / seen, 0.0)
-        steps = np.diff(hits, axis=1, prepend=0.0) / total
-    return np.where(total[:, 0] > 0, (precision * steps).sum(1), np.nan)
+        return (precision * gained).sum(1) / gained.sum(1)
 
 
 def resample_weights(
     count: int, resamples: int, seed: int, groups: np.ndarray | None = None
-) -> Float[np.ndarray, "resamples examples"]:
+) -> Int[np.ndarray, "resamples examples"]:
     """How often each test example is drawn: row 0 is the sample itself, the others bootstrap draws.
 
     With `groups` (scene names) whole groups are drawn, since tiles of one scene are not independent.
     """
     rng = np.random.default_rng(seed)
-    rows = [np.ones(count)]
+    rows = [np.ones(count, np.int16)]
     if groups is None:
-        rows += [rng.multinomial(count, np.full(count, 1 / count)).astype(float) for _ in range(resamples)]
+        rows += [rng.multinomial(count, np.full(count, 1 / count)).astype(np.int16) for _ in range(resamples)]
     else:
         names, member = np.unique(groups, return_inverse=True)
         for _ in range(resamples):
             drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))
-            rows.append(drawn[member].astype(float))
+            rows.append(drawn[member].astype(np.int16))
     return np.stack(rows)
 
 
@@ -61,7 +62,7 @@ def scored_classes(truth: Bool[np.ndarray, "examples classes"]) -> Bool[np.ndarr
 def multi_label(
     scores: Float[np.ndarray, "examples classes"],
     truth: Bool[np.ndarray, "examples classes"],
-    weights: Float[np.ndarray, "resamples examples"],
+    weights: Int[np.ndarray, "resamples examples"],
 ) -> dict[str, Float[np.ndarray, "resamples"]]:
     """Macro and micro average precision and F1 (threshold: probability one half, score zero) by resample."""
     kept = scored_classes(truth)
@@ -71,8 +72,9 @@ def multi_label(
     flat = np.repeat(weights, truth.shape[1], axis=1)
     micro = average_precision(scores.reshape(-1), truth.reshape(-1), flat)
     predicted = scores > 0
-    hit = weights @ (predicted & truth)
-    wrong = weights @ (predicted ^ truth)
+    real = weights.astype(np.float64)  # BLAS multiplies floats only
+    hit = real @ (predicted & truth)
+    wrong = real @ (predicted ^ truth)
     with np.errstate(invalid="ignore", divide="ignore"):
         f1 = np.where(2 * hit + wrong > 0, 2 * hit / (2 * hit + wrong), 0.0)
         micro_f1 = 2 * hit.sum(1) / (2 * hit.sum(1) + wrong.sum(1))
@@ -87,7 +89,7 @@ def multi_label(
 def per_class_ap(
     scores: Float[np.ndarray, "examples classes"],
     truth: Bool[np.ndarray, "examples classes"],
-    weights: Float[np.ndarray, "resamples examples"],
+    weights: Int[np.ndarray, "resamples examples"],
 ) -> Float[np.ndarray, "resamples classes"]:
     """Average precision of each class by resample."""
     return np.stack([average_precision(scores[:, k], truth[:, k], weights) for k in range(truth.shape[1])], axis=1)
@@ -96,13 +98,14 @@ def per_class_ap(
 def single_label(
     scores: Float[np.ndarray, "examples classes"],
     truth: Int[np.ndarray, "examples"],
-    weights: Float[np.ndarray, "resamples examples"],
+    weights: Int[np.ndarray, "resamples examples"],
 ) -> dict[str, Float[np.ndarray, "resamples"]]:
     """Top-1 accuracy, balanced accuracy (mean recall of the classes in the test split) and macro F1 by resample."""
     predicted = scores.argmax(1)
     classes = scores.shape[1]
     is_true = np.eye(classes)[truth]
     is_predicted = np.eye(classes)[predicted]
+    weights = weights.astype(np.float64)  # BLAS multiplies floats only
     hits = weights @ (is_true * is_predicted)
     actual, claimed = weights @ is_true, weights @ is_predicted
     kept = is_true.any(0)

@@ -130,7 +130,7 @@ def _score_split(scorer, params, prepared, split, index, modalities, batch_size:
 
 
 def _selection_metric(task: Task, scores: np.ndarray, targets: np.ndarray) -> float:
-    once = np.ones((1, len(scores)))
+    once = np.ones((1, len(scores)), int)
     if task.kind == "single":
         return float(metrics.single_label(scores, targets.argmax(1), once)["balanced_accuracy"][0])
     value = float(metrics.multi_label(scores, targets > 0, once)["macro_map"][0])

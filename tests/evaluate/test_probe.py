@@ -26,7 +26,7 @@ def test_multi_label_probe_agrees_with_scikit_learn(size):
     y, held = truth[:400].astype(float), truth[400:]
     members = _subsets(400, 3, size, rng)
     folds = np.zeros_like(members)
-    weights = np.ones((1, len(held)))
+    weights = np.ones((1, len(held)), int)
     for strength in (0.01, 0.1, 1.0):
         fit = probe.fit(train, y, members, folds, np.array([strength]), test, softmax=False, selection=(test, held))
         for seed, rows in enumerate(members):
