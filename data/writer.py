@@ -288,7 +288,7 @@ def write_shard(source: Source, directory: str, shard: Shard, progress=None) -> 
                         feature.int64_list.value.append(value)
                     else:
                         feature.bytes_list.value.append(np.ascontiguousarray(value).tobytes())
-                record = example.SerializeToString()
+                record = example.SerializeToString(deterministic=True)  # map order would differ by process
                 size += len(record)
                 writer.write(record)
                 if progress and (index % 8 == 7 or index + 1 == shard.stop):

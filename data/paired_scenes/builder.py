@@ -22,6 +22,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -276,7 +277,9 @@ class Raster:
         import rasterio
 
         try:
-            self._file = rasterio.open(path)
+            with warnings.catch_warnings():  # PNG files have no place on the Earth, and need none here
+                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+                self._file = rasterio.open(path)
         except rasterio.errors.RasterioIOError as error:
             raise InputError(f"{path} cannot be opened ({error}); it is truncated or not an image.") from error
         self.height, self.width, self.count = self._file.height, self._file.width, self._file.count

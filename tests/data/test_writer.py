@@ -85,7 +85,7 @@ class Uneven(Simulated):
 
 
 def test_a_tile_of_another_size_stops_the_preparation_by_name(tmp_path):
-    with pytest.raises(InputError, match=r"sim-0-0000003: the s1 tile has shape \(8, 16, 2\)"):
+    with pytest.raises(InputError, match=r"sim-0-00000\d\d: the s1 tile has shape \(8, 16, 2\)"):
         writer.prepare(Uneven(20, 16, 0), str(tmp_path), num_workers=1)
     with pytest.raises(InputError, match="not a finished prepared set"):
         contract.load(tmp_path / "simulated" / "1.0.0")

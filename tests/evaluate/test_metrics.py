@@ -32,7 +32,7 @@ def test_single_label_metrics_equal_scikit_learn(seed):
     rng = np.random.default_rng(seed)
     truth = np.append(np.arange(4), rng.integers(0, 4, 50))
     scores = np.eye(4)[truth] + rng.normal(size=(54, 4))
-    out = metrics.single_label(scores, truth, np.ones((1, 54)), int)
+    out = metrics.single_label(scores, truth, np.ones((1, 54), int))
     assert out["top1"][0] == pytest.approx(sk.accuracy_score(truth, scores.argmax(1)))
     assert out["balanced_accuracy"][0] == pytest.approx(sk.balanced_accuracy_score(truth, scores.argmax(1)))
     assert out["macro_f1"][0] == pytest.approx(sk.f1_score(truth, scores.argmax(1), average="macro", zero_division=0))
@@ -51,7 +51,7 @@ def test_a_class_absent_from_the_test_split_is_left_out_of_macro_metrics():
     scores, truth, _ = _case(1)
     truth[:, 2] = False
     assert metrics.scored_classes(truth).tolist() == [True, True, False, True]
-    out = metrics.multi_label(scores, truth, np.ones((1, 60)), int)
+    out = metrics.multi_label(scores, truth, np.ones((1, 60), int))
     kept = [0, 1, 3]
     assert out["macro_map"][0] == pytest.approx(
         sk.average_precision_score(truth[:, kept], scores[:, kept], average="macro")
