@@ -161,7 +161,7 @@ def band_statistics(
     return np.concatenate(parts).astype(np.float32)
 
 
-def standardise(train: Float[np.ndarray, "train dim"], *others: Float[np.ndarray, "examples dim"]) -> list[np.ndarray]:
+def standardise(train: Float[np.ndarray, "train dim"], *others: Float[np.ndarray, "_examples dim"]) -> list[np.ndarray]:
     """Zero mean and unit deviation by the training split, labels unseen (MAE's probe: BatchNorm without affine)."""
     mean, std = train.mean(0), train.std(0)
     std = np.where(std > 1e-6 * max(float(std.max()), 1e-12), std, 1.0)

@@ -171,9 +171,9 @@ def label_subsets(setting: Setting, labels: Labels) -> list[dict[float, np.ndarr
     return out
 
 
-def _ids(setting: Setting, split: str) -> np.ndarray:
+def _ids(setting: Setting, split: str) -> list[str]:
     size = setting.prepared.size(split)
-    return setting.prepared.read(split, np.arange(size), ["id"])["id"]
+    return setting.prepared.read(split, np.arange(size), ["id"])["id"].tolist()
 
 
 def _absent(labels: Labels, members: np.ndarray) -> str:
@@ -435,19 +435,18 @@ def summary(rows: list[results.Row]) -> str:
         chosen = results.select(rows, task=task, metric=metric, seed=results.ALL_SEEDS)
         fractions = sorted({r.label_fraction for r in chosen})
         lines.append(f"{task}, {metric} at " + " / ".join(f"{100 * f:g} %" for f in fractions) + " of the labels")
-        for method, shown, protocol in dict.fromkeys(
-            (r.method, r.modalities, r.protocol.split(" steps")[0][:40]) for r in chosen
-        ):
-            of = {
-                r.label_fraction: r
-                for r in chosen
-                if (r.method, r.modalities, r.protocol.split(" steps")[0][:40]) == (method, shown, protocol)
-            }
+        for key in dict.fromkeys(_line(r) for r in chosen):
+            of = {r.label_fraction: r for r in chosen if _line(r) == key}
             cells = [
                 f"{of[f].value:.3f} [{of[f].ci_low:.3f}, {of[f].ci_high:.3f}]" if f in of else "-" for f in fractions
             ]
-            lines.append(f"  {method:16} {shown:6} " + "  ".join(cells))
+            lines.append(f"  {key[0]:16} {key[1]:6} {'  '.join(cells)}{key[2]}")
     return "\n".join(lines)
+
+
+def _line(row: results.Row) -> tuple[str, str, str]:
+    """What one line of the summary holds: a method, what it was shown, and the practice of choosing if unusual."""
+    return row.method, row.modalities, "  (strength by validation)" if "strength by validation" in row.protocol else ""
 
 
 def main(argv: list[str]) -> int:

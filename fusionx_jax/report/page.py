@@ -20,6 +20,7 @@ from fusionx_jax.models import build
 from fusionx_jax.report import figures, style
 
 FEW_TEST_TILES = 500  # below this the page says that it carries no claim
+_SPLITS = ("train", "val", "test")
 _TASK_NAMES = {"multi": "several classes a tile", "single": "one class a tile"}
 _MAIN_METRIC = {"multi": "macro_map", "single": "top1"}
 
@@ -214,7 +215,7 @@ def make(workdir: str) -> str:
         .render(
             title=f"FusionX-Net on {contract.name}",
             subtitle=f"{config.model.size} network, {config.masking} masking, step {saved.step}; "
-            f"{', '.join(f'{n} {s}' for s, n in contract.splits.items())} tiles of "
+            f"{', '.join(f'{contract.splits[s]} {s}' for s in _SPLITS if s in contract.splits)} tiles of "
             + ", ".join(f"{n} ({m.level}, {len(m.bands)} bands)" for n, m in contract.modalities.items()),
             notices=notices,
             claims=claims,

@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from fusionx_jax.evaluate import metrics, probe
 
 
-def _data(classes=4, dim=24, train=400, test=500, seed=0):
+def _data(classes=4, dim=24, train=400, test=4000, seed=0):
     rng = np.random.default_rng(seed)
     # Correlated features of unequal scale, as pooled tokens are.
     mixing = rng.normal(size=(dim, dim)) * np.geomspace(1, 0.05, dim)

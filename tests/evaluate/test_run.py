@@ -44,7 +44,7 @@ def test_selection_on_the_validation_split_is_named_apart(evaluated):
 
 def test_a_reported_number_is_that_of_scikit_learn_on_the_same_features_and_ids(evaluated, simulated):
     setting = run.prepare_setting(str(evaluated), simulated, [])
-    ids = run._ids(setting, "train").tolist()
+    ids = run._ids(setting, "train")
     with open(evaluated / "subsets" / "simulated" / "multi" / "fraction0.5_seed1.txt") as f:
         members = [ids.index(line.strip()) for line in f]
     encoder = run.encoders(setting)["fusionx"]
