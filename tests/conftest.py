@@ -1,11 +1,16 @@
 """Fixtures: small prepared sets, made once a session, and shapes checked everywhere."""
 
 import os
+import tempfile
 from pathlib import Path
 
 # Tests compile far more than they compute: unoptimised programs start in half the time. Read when jax is imported,
 # here and in every process that a test starts.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# The same programs are compiled in many tests and processes: once is enough.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="fusionx-jax-cache-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 import jaxtyping
 import pytest

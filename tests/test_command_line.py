@@ -95,7 +95,7 @@ state, metrics = step(state, wire)
 assert jnp.isfinite(metrics["loss"]) and int(state["step"]) == 1
 pretrain.MetricLog(workdir, 0).write(1, {"loss": 1.0})
 from fusionx_jax.__main__ import main
-assert main(["evaluate", f"--workdir={workdir}", f"--dataset={dataset}", "--config.evaluate.tasks=('multi',)"]) == 0
+assert main(["evaluate", f"--workdir={workdir}", f"--dataset={dataset}", "--config.evaluate.tasks=('multi',)", "--config.evaluate.modalities=('s1+s2',)"]) == 0
 assert main(["report", f"--workdir={workdir}"]) == 0
 assert main(["pretrain", "--config=configs/demo.py", f"--workdir={workdir}-2", *sys.argv[3:]]) == 2
 assert "tensorflow" not in sys.modules

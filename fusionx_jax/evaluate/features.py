@@ -73,7 +73,7 @@ def pooled(model, params, normaliser, wire) -> dict[str, Float[Array, "batch dim
     return out
 
 
-def assemble(pools: Mapping[str, np.ndarray], pooling: str) -> Float[np.ndarray, "examples dim"]:
+def assemble(pools: Mapping[str, Array | np.ndarray], pooling: str) -> Float[Array | np.ndarray, "examples dim"]:
     """The feature vector of a pooling.
 
     "mean" and "mean_std" pool each modality present on its own and set the parts side by side; "class" is the class

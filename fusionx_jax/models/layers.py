@@ -45,7 +45,7 @@ def patchify(
     return grid.reshape(b, (h // p) * (w // p), p * p * c)
 
 
-def unpatchify(patches: Array, patch_size: int, height: int, width: int) -> Array:
+def unpatchify(patches: Array | np.ndarray, patch_size: int, height: int, width: int) -> Array | np.ndarray:
     """Inverse of `patchify`: [B, N, P*P*C] to [B, H, W, C]."""
     b, _, d = patches.shape
     p = patch_size

@@ -14,7 +14,7 @@ from fusionx_jax.report import page
 def reported(trained, simulated, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("reported") / "w"
     shutil.copytree(trained, workdir)
-    run.evaluate(run.prepare_setting(str(workdir), simulated, []))
+    run.evaluate(run.prepare_setting(str(workdir), simulated, ["--config.evaluate.modalities=('s1+s2',)"]))
     page.make(str(workdir))
     return workdir
 
