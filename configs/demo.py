@@ -1,7 +1,7 @@
 """The demo: FusionX-Net mini on 10,000 simulated pairs, judged at 1 to 100 % of the labels, on two CPU cores.
 
 Run: `make demo`, or step by step as the README shows.
-Cost: see the README; about 9 minutes on two cores.
+Result: docs/demo.md.
 """
 
 from ml_collections import ConfigDict

@@ -38,9 +38,9 @@ class Row(NamedTuple):
     config_hash: str
 
 
-def write(path: str, rows: Iterable[Row]) -> None:
+def write(path: str | os.PathLike, rows: Iterable[Row]) -> None:
     """Writes all rows under the final name only when complete."""
-    temporary = path + ".tmp"
+    temporary = os.fspath(path) + ".tmp"
     with open(temporary, "w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f)
         writer.writerow(Row._fields)
@@ -49,7 +49,7 @@ def write(path: str, rows: Iterable[Row]) -> None:
     os.replace(temporary, path)
 
 
-def read(path: str) -> list[Row]:
+def read(path: str | os.PathLike) -> list[Row]:
     """Rows of a CSV that `write` made; empty if there is none."""
     if not os.path.exists(path):
         return []
