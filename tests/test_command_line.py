@@ -93,7 +93,7 @@ wire = {k: jnp.asarray(v) for k, v in prepared.read("train", list(range(4)), ["s
 step = jax.jit(lambda s, b: pretrain.train_step(s, b, objective=objective, optimizer=optimizer, schedule=schedule, seed=0))
 state, metrics = step(state, wire)
 assert jnp.isfinite(metrics["loss"]) and int(state["step"]) == 1
-pretrain.MetricLog(workdir, 0).write(1, {"loss": 1.0})
+pretrain.MetricLog(workdir, 0).write(1, {"loss": 1.0, "pairs_per_s": 1.0, "input_wait_share": 0.0})
 from fusionx_jax.__main__ import main
 assert main(["evaluate", f"--workdir={workdir}", f"--dataset={dataset}", "--config.evaluate.tasks=('multi',)", "--config.evaluate.modalities=('s1+s2',)"]) == 0
 assert main(["report", f"--workdir={workdir}"]) == 0

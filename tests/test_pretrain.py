@@ -74,10 +74,10 @@ def test_a_finished_run_has_nothing_left_to_do(trained, tiny_config):
 
 def test_a_workdir_of_another_config_is_refused_and_left_alone(trained, tiny_config):
     tiny_config.mask_ratio = 0.5
-    with pytest.raises(InputError, match=r"belongs to another config \(mask_ratio: was 0.75, now 0.5\)"):
+    with pytest.raises(InputError, match=r"belongs to another config \(mask_ratio: was 0.8, now 0.5\)"):
         pretrain.run(tiny_config, trained)
     with open(os.path.join(trained, "run.json")) as f:
-        assert json.load(f)["config"]["mask_ratio"] == 0.75
+        assert json.load(f)["config"]["mask_ratio"] == 0.8
 
 
 def test_what_does_not_touch_the_numbers_may_change(trained, tiny_config):

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 _dense_init = nn.initializers.xavier_uniform()
 
@@ -36,8 +36,8 @@ def sincos_positions(height: int, width: int, dim: int) -> Float[np.ndarray, "pa
 
 
 def patchify(
-    image: Float[Array, "batch height width channels"], patch_size: int
-) -> Float[Array, "batch patches pixels"]:
+    image: Shaped[Array, "batch height width channels"], patch_size: int
+) -> Shaped[Array, "batch patches pixels"]:
     """Cuts images whose sides are multiples of `patch_size` into flattened row-major patches [B, N, P*P*C]."""
     b, h, w, c = image.shape
     p = patch_size
