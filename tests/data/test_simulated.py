@@ -69,26 +69,25 @@ def test_labels_follow_from_pixels():
 def test_pairs_of_classes_are_separable_where_the_docs_say_and_only_there():
     """A pixel-neighbourhood classifier per sensor, tested on tiles it never saw."""
 
-    def patches(t, cls):
-        corners = [(slice(r, r + 8), slice(c, c + 8)) for r in range(0, 56, 8) for c in range(0, 56, 8)]
-        whole = [w for w in corners if (t.pixels[w] == cls).all()]
-        return [(t.s1[w].mean((0, 1)), t.s2[w].mean((0, 1))) for w in whole]
+    tile_of, class_of, means = [], [], ([], [])
+    corners = [(slice(r, r + 8), slice(c, c + 8)) for r in range(0, 64, 8) for c in range(0, 64, 8)]
+    for i in range(1500):
+        t = world.simulate(1, i, 64)
+        for window in corners:
+            inside = t.pixels[window]
+            if (inside == inside[0, 0]).all():
+                tile_of.append(i)
+                class_of.append(inside[0, 0])
+                means[0].append(t.s1[window].mean((0, 1)))
+                means[1].append(t.s2[window].mean((0, 1)))
+    tile_of, class_of = np.array(tile_of), np.array(class_of)
 
     def auc(a, b, sensor):
-        rows, labels, groups = [], [], []
-        for i in range(1500):
-            t = world.simulate(1, i, 64)
-            for label, cls in enumerate((a, b)):
-                for p in patches(t, cls)[:2]:
-                    rows.append(p[sensor])
-                    labels.append(label)
-                    groups.append(i)
-        x, y, g = np.array(rows), np.array(labels), np.array(groups)
+        chosen = np.isin(class_of, (a, b))
+        x, y, train = np.array(means[sensor])[chosen], class_of[chosen] == b, tile_of[chosen] < 1000
         x = (x - x.mean(0)) / x.std(0)
-        train = g < 1000
-        return roc_auc_score(
-            y[~train], LogisticRegression(max_iter=500).fit(x[train], y[train]).decision_function(x[~train])
-        )
+        model = LogisticRegression(max_iter=500).fit(x[train], y[train])
+        return roc_auc_score(y[~train], model.decision_function(x[~train]))
 
     sar, optical = 0, 1
     assert auc(world.CONIFER, world.BROADLEAF, optical) > 0.85
