@@ -12,18 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from fusionx_jax import modalities
-from fusionx_jax.contract import IGNORE_LABEL
+from fusionx_jax.contract import IGNORE_LABEL, Task
 
 SPLITS = ("train", "val", "test")
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskSpec:
-    """Labels of a source: feature name, kind ("multi", "single", "pixel"), class names."""
-
-    feature: str
-    kind: str
-    classes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +26,7 @@ class Description:
     modalities: Mapping[str, modalities.Modality]
     gsd_m: float
     tile_size: int
-    tasks: Mapping[str, TaskSpec]
+    tasks: Mapping[str, Task]
     split_origin: str
     licence: str
     citation: str

@@ -103,26 +103,6 @@ class Contract:
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
 
-    def task(self, name: str) -> Task:
-        """The task called `name`; an empty name picks the first scene task.
-
-        Raises:
-          InputError: there is no such task.
-        """
-        if not name:
-            for task_name in sorted(self.tasks):
-                if self.tasks[task_name].kind != "pixel":
-                    return self.tasks[task_name]
-            raise InputError(
-                f"The data set {self.name} carries no scene labels (its tasks: "
-                f"{', '.join(sorted(self.tasks)) or 'none'}), so there is nothing to probe; prepare it with labels."
-            )
-        if name not in self.tasks:
-            raise InputError(
-                f"The data set {self.name} has no task {name!r}; it has {', '.join(sorted(self.tasks)) or 'none'}."
-            )
-        return self.tasks[name]
-
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):

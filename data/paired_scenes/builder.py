@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data.source import SPLITS, Description, TaskSpec, scene_labels
+from data.source import SPLITS, Description, scene_labels
 from fusionx_jax import modalities as modalities_lib
-from fusionx_jax.contract import IGNORE_LABEL, InputError, check_unit
+from fusionx_jax.contract import IGNORE_LABEL, InputError, Task, check_unit
 
 _UNITS = {"dB": ("dB", "linear"), "reflectance_1e4": ("reflectance_1e4", "reflectance")}
 _COVER = 0.05  # a class labels a tile from this share of its labelled pixels on
@@ -520,9 +520,9 @@ class PairedScenes:
         tasks = {}
         if self.spec.classes:
             tasks = {
-                "multi": TaskSpec("label_multi", "multi", self.spec.classes),
-                "single": TaskSpec("label_single", "single", self.spec.classes),
-                "pixel": TaskSpec("label_pixel", "pixel", self.spec.classes),
+                "multi": Task("label_multi", "multi", self.spec.classes),
+                "single": Task("label_single", "single", self.spec.classes),
+                "pixel": Task("label_pixel", "pixel", self.spec.classes),
             }
         how = self.spec.split.get("by", "the spec's lists of scenes")
         guard = f"; {self.dropped} tiles beside another split's left out" if self.dropped else ""

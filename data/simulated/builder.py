@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.simulated import world
-from data.source import Description, TaskSpec, scene_labels
+from data.source import Description, scene_labels
 from fusionx_jax import modalities
-from fusionx_jax.contract import InputError
+from fusionx_jax.contract import InputError, Task
 
 # Tiles 0..6 of every ten train, 7 validates, 8..9 test: a larger set contains the smaller one, split for split.
 _SPLIT_DIGITS = {"train": (0, 1, 2, 3, 4, 5, 6), "val": (7,), "test": (8, 9)}
@@ -46,9 +46,9 @@ class Simulated:
             gsd_m=10.0,
             tile_size=self.tile_size,
             tasks={
-                "multi": TaskSpec("label_multi", "multi", world.CLASSES),
-                "single": TaskSpec("label_single", "single", world.CLASSES),
-                "pixel": TaskSpec("label_pixel", "pixel", world.CLASSES),
+                "multi": Task("label_multi", "multi", world.CLASSES),
+                "single": Task("label_single", "single", world.CLASSES),
+                "pixel": Task("label_pixel", "pixel", world.CLASSES),
             },
             split_origin="tile number modulo 10: 0-6 train, 7 val, 8-9 test; tiles are independent places",
             licence="Apache-2.0",

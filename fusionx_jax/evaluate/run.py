@@ -6,6 +6,7 @@ strengths and metrics. The test split is read once per reported number.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from ml_collections import ConfigDict
 
 from fusionx_jax import checkpoint, preprocess, progress, tiles
 from fusionx_jax import config as config_lib
-from fusionx_jax.contract import Contract, InputError, check_compatible
+from fusionx_jax.contract import InputError, check_compatible
 from fusionx_jax.evaluate import features, metrics, probe, results, subsets, supervised
 from fusionx_jax.models import build
 
@@ -33,7 +34,6 @@ class Setting(NamedTuple):
     workdir: str
     saved: checkpoint.Saved
     prepared: tiles.PreparedSet
-    contract: Contract  # whose statistics normalise the input
     model: Any
     config_hash: str
 
@@ -69,8 +69,7 @@ def prepare_setting(workdir: str, dataset: str, overrides: list[str]) -> Setting
             preprocess.check_patch((m.height, m.width), config.model.patch_size, dataset)
     trained = {k: v for k, v in saved.config.items() if k not in ("evaluate", "label_fractions", "dataset")}
     digest = hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()[:12]
-    contract = saved.contract if statistics == "checkpoint" else prepared.contract
-    return Setting(config, workdir, saved, prepared, contract, model, digest)
+    return Setting(config, workdir, saved, prepared, model, digest)
 
 
 def normaliser_for(setting: Setting) -> preprocess.Normaliser:
@@ -81,12 +80,8 @@ def normaliser_for(setting: Setting) -> preprocess.Normaliser:
         if setting.config.evaluate.statistics == "dataset" and name in setting.prepared.contract.modalities:
             given = setting.prepared.contract.modalities[name]
             place = [given.bands.index(b) for b in own.bands]
-            own = own.__class__(
-                **{
-                    **vars(own),
-                    "mean": tuple(given.mean[i] for i in place),
-                    "std": tuple(given.std[i] for i in place),
-                }
+            own = dataclasses.replace(
+                own, mean=tuple(given.mean[i] for i in place), std=tuple(given.std[i] for i in place)
             )
         weights[name] = own
     return preprocess.make_normaliser(

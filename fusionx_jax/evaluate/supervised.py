@@ -62,8 +62,7 @@ def train(
     best: tuple[float, Any, float, int] | None = None
     scorer = jax.jit(functools.partial(_scores, model=model, normaliser=normaliser, pooling=pooling))
     for rate in settings.learning_rates:
-        optimizer, step_fn, params, opt_state = _start(model, normaliser, task, pooling, settings, rate, steps, seed)
-        del optimizer
+        step_fn, params, opt_state = _start(model, normaliser, task, pooling, settings, rate, steps, seed)
         for step in range(1, steps + 1):
             batch_size = min(settings.batch_size, len(subset))
             index = subset[tiles.batch_indices(seed, step - 1, batch_size, len(subset))]
@@ -110,7 +109,7 @@ def _start(model, normaliser, task, pooling, settings, rate, steps, seed):
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    return optimizer, step_fn, params, optimizer.init(params)
+    return step_fn, params, optimizer.init(params)
 
 
 def _scores(params, wire, *, model, normaliser, pooling):

@@ -227,7 +227,7 @@ def make(workdir: str) -> str:
             data_text=f"{contract.source_version}. Splits: {contract.split_origin}. Licence: {contract.licence}. "
             f"{contract.citation} {' '.join(contract.notes)}",
             protocol=_protocol(rows, config, saved),
-            commands=_commands(workdir, dataset, saved),
+            commands=_commands(workdir, dataset),
             config=json.dumps(config_lib.to_json(config), indent=1, sort_keys=True),
             contract=contract.to_json(),
         )
@@ -270,7 +270,7 @@ def _protocol(rows: Sequence[results.Row], config, saved: checkpoint.Saved) -> l
     return lines
 
 
-def _commands(workdir: str, dataset: str, saved: checkpoint.Saved) -> str:
+def _commands(workdir: str, dataset: str) -> str:
     w, d = shlex.quote(_short(workdir)), shlex.quote(_short(dataset))
     return "\n".join(
         [
