@@ -316,8 +316,10 @@ def supervised_rows(setting: Setting, judge: Judge, drawn: list[dict[float, np.n
             "The supervised floor chooses its step on the val split, and the set has none; leave 'supervised' out of "
             "--config.evaluate.floors or prepare a val split."
         )
-    normaliser = normaliser_for(setting)
     modalities = tuple(m for m in setting.config.modalities if m in setting.prepared.contract.modalities)
+    network = supervised.make_network(
+        setting.model, normaliser_for(setting), modalities, labels.kind, s, setting.config.evaluate.pooling
+    )
     task = supervised.Task(labels.kind, labels.targets)
     seeds = {f: (1 if f == 1 else min(s.seeds, len(drawn))) for f in drawn[0]}
     total = sum(
@@ -327,18 +329,7 @@ def supervised_rows(setting: Setting, judge: Judge, drawn: list[dict[float, np.n
     with progress.Progress(total, f"supervised from scratch, {labels.name}", "step") as bar:
         for fraction in sorted(drawn[0]):
             outcomes = [
-                supervised.train(
-                    setting.model,
-                    normaliser,
-                    setting.prepared,
-                    modalities,
-                    task,
-                    drawn[seed][fraction],
-                    s,
-                    setting.config.evaluate.pooling,
-                    seed,
-                    bar,
-                )
+                supervised.train(network, setting.prepared, task, drawn[seed][fraction], s, seed, bar)
                 for seed in range(seeds[fraction])
             ]
             yield from judge.rows(

@@ -42,15 +42,55 @@ def num_steps(settings: ConfigDict, labels: int, all_labels: int) -> int:
     return max(settings.min_steps, round(settings.num_steps * (labels / all_labels) ** 0.5))
 
 
-def train(
+class Network(NamedTuple):
+    """The compiled programs of one floor, shared by all fractions and seeds: compiling takes longer than running."""
+
+    model: fusionx.FusionX
+    normaliser: preprocess.Normaliser
+    modalities: tuple[str, ...]
+    pooling: str
+    optimizer: optax.GradientTransformation
+    step: Any
+    scores: Any
+
+
+def make_network(
     model: fusionx.FusionX,
     normaliser: preprocess.Normaliser,
-    prepared: tiles.PreparedSet,
     modalities: tuple[str, ...],
+    kind: str,
+    settings: ConfigDict,
+    pooling: str,
+) -> Network:
+    """Compiles nothing yet; the learning rate is an argument of the step, so that schedules share one program."""
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(settings.weight_decay, mask=pretrain.decay_mask),
+    )
+    scores = functools.partial(_scores, model=model, normaliser=normaliser, pooling=pooling)
+
+    @functools.partial(jax.jit, donate_argnums=(1,))
+    def step(params, opt_state, wire, targets, key, rate):
+        def loss(params):
+            predicted = scores(params, preprocess.augment(key, wire, 0, True))
+            if kind == "single":
+                return optax.softmax_cross_entropy(predicted, targets).mean()
+            return optax.sigmoid_binary_cross_entropy(predicted, targets).mean()
+
+        gradients = jax.grad(loss)(params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return jax.tree.map(lambda p, u: p - rate * u, params, updates), opt_state
+
+    return Network(model, normaliser, modalities, pooling, optimizer, step, jax.jit(scores))
+
+
+def train(
+    network: Network,
+    prepared: tiles.PreparedSet,
     task: Task,
     subset: np.ndarray,
     settings: ConfigDict,
-    pooling: str,
     seed: int,
     bar: progress.Progress,
 ) -> Outcome:
@@ -60,56 +100,33 @@ def train(
     # Every k-th tile: the first ones may all come from one place.
     val_index = np.linspace(0, prepared.size("val") - 1, val_count).round().astype(int)
     best: tuple[float, Any, float, int] | None = None
-    scorer = jax.jit(functools.partial(_scores, model=model, normaliser=normaliser, pooling=pooling))
-    for rate in settings.learning_rates:
-        step_fn, params, opt_state = _start(model, normaliser, task, pooling, settings, rate, steps, seed)
+    for peak in settings.learning_rates:
+        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, max(1, int(settings.warmup_share * steps)), steps)
+        params = _start(network, task.targets["train"].shape[1], seed)
+        opt_state = network.optimizer.init(params)
         for step in range(1, steps + 1):
             batch_size = min(settings.batch_size, len(subset))
             index = subset[tiles.batch_indices(seed, step - 1, batch_size, len(subset))]
-            wire = prepared.read("train", index, modalities)
+            wire = prepared.read("train", index, network.modalities)
             key = jax.random.fold_in(jax.random.key(seed), step)
-            params, opt_state = step_fn(params, opt_state, wire, task.targets["train"][index], key)
+            params, opt_state = network.step(
+                params, opt_state, wire, task.targets["train"][index], key, schedule(step - 1)
+            )
             bar.advance()
             if step % settings.eval_every == 0 or step == steps:
-                scores = _score_split(scorer, params, prepared, "val", val_index, modalities)
+                scores = _score_split(network, params, prepared, "val", val_index)
                 value = _selection_metric(task, scores, task.targets["val"][val_index])
                 if best is None or value > best[0]:
-                    best = (value, params, rate, step)
+                    best = (value, params, peak, step)
     _, params, rate, step = best
-    scores = _score_split(scorer, params, prepared, "test", np.arange(prepared.size("test")), modalities)
+    scores = _score_split(network, params, prepared, "test", np.arange(prepared.size("test")))
     return Outcome(scores, rate, step, steps)
 
 
-def _start(model, normaliser, task, pooling, settings, rate, steps, seed):
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, int(settings.warmup_share * steps)), steps)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, weight_decay=settings.weight_decay, mask=pretrain.decay_mask),
-    )
-    classes = task.targets["train"].shape[1]
-    network = build.init_params(model, jax.random.key(seed))
-    parts = {"mean": 1, "mean_std": 2}.get(pooling, 0) * len(normaliser.order) or 1
-    head = {
-        "kernel": jnp.zeros((parts * model.config.size.width, classes)),
-        "bias": jnp.zeros((classes,)),
-    }
-    params = {"encoder": network["encoder"], "head": head}
-
-    @functools.partial(jax.jit, donate_argnums=(1,))
-    def step_fn(params, opt_state, wire, targets, key):
-        def loss(params):
-            scores = _scores(
-                params, preprocess.augment(key, wire, 0, True), model=model, normaliser=normaliser, pooling=pooling
-            )
-            if task.kind == "single":
-                return optax.softmax_cross_entropy(scores, targets).mean()
-            return optax.sigmoid_binary_cross_entropy(scores, targets).mean()
-
-        gradients = jax.grad(loss)(params)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
-
-    return step_fn, params, optimizer.init(params)
+def _start(network: Network, classes: int, seed: int) -> Any:
+    parts = {"mean": 1, "mean_std": 2}.get(network.pooling, 0) * len(network.normaliser.order) or 1
+    head = {"kernel": jnp.zeros((parts * network.model.config.size.width, classes)), "bias": jnp.zeros((classes,))}
+    return {"encoder": build.init_params(network.model, jax.random.key(seed))["encoder"], "head": head}
 
 
 def _scores(params, wire, *, model, normaliser, pooling):
@@ -117,14 +134,15 @@ def _scores(params, wire, *, model, normaliser, pooling):
     return features_lib.assemble(pools, pooling) @ params["head"]["kernel"] + params["head"]["bias"]
 
 
-def _score_split(scorer, params, prepared, split, index, modalities, batch_size: int = 256) -> np.ndarray:
+def _score_split(network, params, prepared, split, index, batch_size: int = 200) -> np.ndarray:
     size = len(index)
     batch_size = min(batch_size, size)
     parts = []
     for start in range(0, size, batch_size):
         place = np.arange(start, start + batch_size) % size
         kept = min(batch_size, size - start)
-        parts.append(np.asarray(scorer(params, prepared.read(split, index[place], modalities)))[:kept])
+        wire = prepared.read(split, index[place], network.modalities)
+        parts.append(np.asarray(network.scores(params, wire))[:kept])
     return np.concatenate(parts)
 
 

@@ -48,7 +48,7 @@ def test_selection_on_the_validation_split_is_named_apart(evaluated, simulated, 
     run.evaluate(run.prepare_setting(str(workdir), simulated, [*ONLY_PROBES, both, "--config.label_fractions=(0.5,)"]))
     rows = results.read(workdir / results.FILE_NAME)
     protocols = {r.protocol.split(";")[1].strip() for r in rows if r.method == "fusionx"}
-    assert protocols == {"strength by 5-fold cv inside the labels", "strength by validation: all val labels"}
+    assert protocols == {"strength by 3-fold cv inside the labels", "strength by validation: all val labels"}
 
 
 def test_a_reported_number_is_that_of_scikit_learn_on_the_same_features_and_ids(evaluated, simulated):
