@@ -1,9 +1,13 @@
 """What several test files use."""
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,3 +63,20 @@ def run_script(script: str, *arguments: str, env: dict[str, str] | None = None, 
         timeout=timeout,
         check=False,
     )
+
+
+@contextlib.contextmanager
+def small_disk(path, size):
+    """A file system of `size` (mount's notation) at `path`; the test is skipped where none can be mounted."""
+    if not shutil.which("mount"):
+        pytest.skip("there is no mount command")
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=False)

@@ -15,7 +15,7 @@ import pytest
 from fusionx_jax import checkpoint, config, pretrain
 from fusionx_jax.contract import InputError, RunError
 from fusionx_jax.models import build
-from tests.helpers import ROOT, TINY
+from tests.helpers import ROOT, TINY, assert_clear, run_cli, small_disk
 
 
 def _params(workdir, c):
@@ -98,6 +98,20 @@ def test_divergence_stops_with_a_sentence_and_keeps_the_last_good_checkpoint(tin
     with pytest.raises(RunError, match=r"diverged at step 5: loss nan.*checkpoint of step 4 is kept"):
         pretrain.run(tiny_config, str(tmp_path))
     assert checkpoint.find(str(tmp_path)).step == 4
+
+
+def test_a_disk_that_fills_keeps_the_checkpoints_there_are(tmp_path, simulated, tiny_config):
+    with small_disk(tmp_path / "disk", "40m"):  # room for two checkpoints of 17 MB
+        workdir = tmp_path / "disk" / "w"
+        done = run_cli(
+            "fusionx_jax", "pretrain", "--config=configs/demo.py", f"--workdir={workdir}", *TINY,
+            f"--config.dataset={simulated}", "--config.keep_checkpoints=3",
+        )  # fmt: skip
+        assert_clear(done, 1, "disk filled", "run the same command again")
+        assert sorted(p.name for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()) == ["2", "4"]
+        step, params = _params(workdir, tiny_config)
+        assert step == 4
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
 
 
 def test_starting_from_other_weights_keeps_their_statistics_unless_told(trained, tiny_config, tmp_path):

@@ -1,4 +1,3 @@
-import contextlib
 import json
 import os
 import random
@@ -16,7 +15,7 @@ from data import writer
 from data.simulated.builder import Simulated
 from fusionx_jax import contract, tiles
 from fusionx_jax.contract import InputError, RunError
-from tests.helpers import ROOT, assert_clear, run_cli
+from tests.helpers import ROOT, assert_clear, run_cli, small_disk
 
 
 def test_tfds_reads_the_set_and_its_splits(simulated):
@@ -131,23 +130,7 @@ def test_too_little_disk_is_said_before_starting(tmp_path, monkeypatch):
         writer.prepare(Simulated(20, 16, 0), str(tmp_path))
 
 
-@contextlib.contextmanager
-def small_disk(path, size):
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=False)
-
-
 def test_a_disk_that_fills_leaves_no_half_written_file_and_a_sentence(tmp_path):
-    if not shutil.which("mount"):
-        pytest.skip("there is no mount command")
     with small_disk(tmp_path / "disk", "900k"):
         script = (
             "import shutil, sys\n"

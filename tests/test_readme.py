@@ -1,0 +1,90 @@
+"""The README as a user follows it: the demo, then every recipe, in order, in one folder."""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+
+VENV = Path(sys.executable).parent.parent
+
+
+def recipe_commands() -> list[str]:
+    """Every command of the README's shell blocks, continuation lines joined."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.partition("#")[0].strip() for line in lines if line.partition("#")[0].strip()]
+
+
+def user_environment() -> dict[str, str]:
+    """Without the settings that make tests compile fast: the demo is to run as a user's would."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    return {**kept, "PATH": f"{VENV / 'bin'}{os.pathsep}{kept['PATH']}"}
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        command, shell=True, cwd=folder, env=user_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A folder that looks like a checkout beside the samples, with the demo run in it by `make demo`."""
+    folder = tmp_path_factory.mktemp("user") / "checkout"
+    kept = ("fusionx_jax", "configs", "data", "experiments", "Makefile", "requirements.txt", "setup.py", "README.md")
+    for name in kept:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    if (ROOT.parent / "shared").is_dir():
+        (folder.parent / "shared").symlink_to(ROOT.parent / "shared")
+    # -o: the environment that runs this test is there already and is not installed again.
+    run(f"make demo -o {VENV}/.ready VENV={VENV}", folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_its_page_and_beats_the_floors_at_few_labels(checkout):
+    page = (checkout / "runs/demo/report.html").read_text()
+    assert "simulated" in page
+    assert page.count("data:image/png;base64,") >= 5
+    assert not re.search(r"(src|href)=\"https?://", page)  # self-contained
+    assert {p.suffix for p in (checkout / "runs/demo/figures").iterdir()} == {".png", ".svg", ".pdf"}
+    with open(checkout / "runs/demo/results.csv", newline="") as f:
+        rows = [
+            r
+            for r in csv.DictReader(f)
+            if (r["task"], r["metric"], r["modalities"], r["seed"]) == ("multi", "macro_map", "s1+s2", "all")
+        ]
+    of = {(r["method"], float(r["label_fraction"])): r for r in rows}
+    for fraction in (0.01, 0.05, 0.1):
+        own = float(of["fusionx", fraction]["value"])
+        assert all(own > float(of[m, fraction]["value"]) for m in ("untrained", "band_statistics", "supervised"))
+    for fraction in (0.05, 0.1):
+        assert float(of["fusionx", fraction]["ci_low"]) > float(of["untrained", fraction]["ci_high"])
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_runs(checkout):
+    commands = [c for c in recipe_commands() if not c.startswith(("make ", "source "))]
+    assert len(commands) > 8
+    for command in commands:
+        if re.search(r"samples|scenes|terramesh", command) and not (checkout.parent / "shared/samples").is_dir():
+            continue
+        run(command, checkout)
+    for name in ("scenes", "scenes_from_demo"):
+        if (checkout.parent / "shared/samples").is_dir():
+            page = (checkout / "runs" / name / "report.html").read_text()
+            assert "Too few tiles for a claim" in page
+            assert "Reconstructions" in page
