@@ -9,6 +9,14 @@ from fusionx_jax.contract import InputError, RunError
 BUILDERS = {
     "simulated": "a simulated Sentinel-1/2 world; nothing to download",
     "paired_scenes": "any folder of co-registered scenes, described by a small YAML file",
+    "bigearthnet_v1": "BigEarthNet-MM, 19 or 43 classes, multi-label",
+    "bigearthnet_v2": "reBEN, with official splits and reference maps",
+    "sen12ms": "four seasons, MODIS land cover",
+    "dfc2020": "SEN12MS's form with better labels",
+    "ssl4eo_s12": "a quarter of a million places, four seasons, no labels",
+    "so2sat_lcz42": "local climate zones, HDF5",
+    "sen1floods11": "hand-labelled floods",
+    "eurosat": "EuroSAT with EuroSAT-SAR",
 }
 
 
@@ -33,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     from data import writer
 
     try:
-        print(writer.prepare(builder.make_source(args), args.out, args.num_workers))
+        most = getattr(args, "max_failures", 0.0)
+        print(writer.prepare(builder.make_source(args), args.out, args.num_workers, most))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,8 +6,8 @@ any worker, and again after an interruption.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -36,6 +36,25 @@ class Description:
     has_group: bool = False
 
 
+class BadTile(Exception):
+    """One example cannot be used; the preparation leaves it out, counts and lists it, and goes on.
+
+    `kind` is a word or two that examples with the same trouble share ("missing twin"), `detail` names the file.
+    """
+
+    def __init__(self, kind: str, detail: str):
+        super().__init__(kind, detail)
+        self.kind, self.detail = kind, detail
+
+
+class LeftOut(NamedTuple):
+    """An example that is not in the prepared set, and why."""
+
+    id: str
+    kind: str
+    detail: str
+
+
 class Source(Protocol):
     """A data set that can be prepared."""
 
@@ -45,7 +64,14 @@ class Source(Protocol):
         """Number of examples of each split."""
 
     def example(self, split: str, index: int) -> dict[str, Any]:
-        """`{modality: float physical [H, W, C], label feature: array, "id": str, ...}`; NaN marks missing pixels."""
+        """`{modality: float physical [H, W, C], label feature: array, "id": str, ...}`; NaN marks missing pixels.
+
+        Raises:
+          BadTile: this example cannot be used.
+        """
+
+    def left_out(self) -> Sequence[LeftOut]:
+        """Examples that were found unusable while listing the source, such as tiles without their partner."""
 
 
 def scene_labels(pixels: np.ndarray, num_classes: int, cover: float) -> tuple[np.ndarray, int]:

@@ -8,10 +8,13 @@ Records are TFDS-encoded `tf.train.Example`s in uncompressed array_records of gr
 `encoding="bytes"` tensors, so that `tfds.builder_from_directory` reads them. No TensorFlow is needed to write them.
 """
 
+import collections
 import concurrent.futures
 import contextlib
+import csv
 import dataclasses
 import errno
+import io
 import json
 import math
 import multiprocessing
@@ -24,7 +27,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data.source import SPLITS, Description, Source
+from data import checks
+from data.source import SPLITS, BadTile, Description, LeftOut, Source
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import modalities as modalities_lib
 from fusionx_jax.contract import InputError, RunError
@@ -33,6 +37,7 @@ TFDS_VERSION = "1.0.0"
 _RECORD_OPTIONS = "group_size:1,uncompressed"
 _STATS_DIR = "preparing"
 _SHARD_BYTES = 64 << 20
+LEFT_OUT_FILE = "left_out.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +50,15 @@ class Shard:
     filename: str
 
 
-def prepare(source: Source, out: str, num_workers: int | None = None) -> str:
+def prepare(source: Source, out: str, num_workers: int | None = None, max_failures: float = 0.0) -> str:
     """Prepares `source` under `out` and returns the prepared set's directory, `out/NAME/1.0.0`.
 
-    Finished shards of an interrupted run of the same command are kept.
+    Finished shards of an interrupted run of the same command are kept. Examples that cannot be used are left out and
+    listed in `left_out.csv`, as long as they are at most the share `max_failures` of all.
 
     Raises:
-      InputError: the directory holds another set, or a split the set needs is empty.
+      InputError: the directory holds another set, a split the set needs is empty, the pixels are not in the unit they
+        are said to be in, or too many examples cannot be used.
       RunError: the disk filled or a worker died; what is finished stays, and the same command goes on.
     """
     description = source.describe()
@@ -66,14 +73,57 @@ def prepare(source: Source, out: str, num_workers: int | None = None) -> str:
     if _already_there(directory, description):
         print(f"{directory} is already prepared from the same source; nothing to do.", file=sys.stderr)
         return directory
+    remarks = checks.examine(source, description, splits)
+    for remark in remarks:
+        print(f"warning: {remark}", file=sys.stderr)
+    description = dataclasses.replace(description, notes=(*description.notes, *remarks))
     shards = _plan_shards(description, splits)
+    tally = _Tally(source, directory, sum(splits.values()), max_failures)
     with _disk_errors(directory):
         os.makedirs(os.path.join(directory, _STATS_DIR), exist_ok=True)
         _claim(directory, description)
         _check_space(directory, description, splits)
-        stats = _write_shards(source, directory, shards, num_workers)
-        _write_metadata(directory, description, shards, stats)
+        stats = _write_shards(source, directory, shards, num_workers, tally)
+        tally.write()
+        _write_metadata(directory, description, shards, stats, tally)
     return directory
+
+
+class _Tally:
+    """Examples left out so far, and the share of them at which the preparation stops."""
+
+    def __init__(self, source: Source, directory: str, total: int, most: float):
+        if not 0 <= most < 1:
+            raise InputError(f"--max_failures is {most:g}; it is a share of all tiles, from 0 to below 1.")
+        self.left_out = list(source.left_out())
+        self._directory, self._total, self._most = directory, total + len(self.left_out), most
+
+    def add(self, stats: Mapping[str, Any]) -> None:
+        self.left_out += [LeftOut(*entry) for entry in stats["left_out"]]
+
+    def summary(self) -> str:
+        """How many of how many, by kind."""
+        kinds = collections.Counter(entry.kind for entry in self.left_out)
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        return f"{len(self.left_out)} of {self._total} tiles left out ({listed})"
+
+    def check(self) -> None:
+        """Stops when too many examples were left out."""
+        if len(self.left_out) > self._most * self._total:
+            os.makedirs(self._directory, exist_ok=True)
+            self.write()
+            raise InputError(
+                f"{self.summary()}, more than --max_failures={self._most:g} allows; the first: "
+                f"{self.left_out[0].id}: {self.left_out[0].detail}. All are listed in "
+                f"{os.path.join(self._directory, LEFT_OUT_FILE)}: repair the files, or allow a larger share."
+            )
+
+    def write(self) -> None:
+        if not self.left_out:
+            return
+        text = io.StringIO()
+        csv.writer(text).writerows([LeftOut._fields, *sorted(self.left_out)])
+        _write_atomically(os.path.join(self._directory, LEFT_OUT_FILE), text.getvalue())
 
 
 def tile_bytes(description: Description) -> int:
@@ -185,7 +235,7 @@ def _work(directory: str, shard: Shard, progress) -> dict[str, Any]:
 
 
 def _write_shards(
-    source: Source, directory: str, shards: list[Shard], num_workers: int | None
+    source: Source, directory: str, shards: list[Shard], num_workers: int | None, tally: _Tally
 ) -> dict[str, dict[str, Any]]:
     """Writes what is missing, in parallel; returns statistics by shard file name."""
     stats: dict[str, dict[str, Any]] = {}
@@ -195,8 +245,10 @@ def _write_shards(
         if os.path.exists(record) and os.path.exists(side):
             with open(side, encoding="utf-8") as f:
                 stats[shard.filename] = json.load(f)
+            tally.add(stats[shard.filename])
         else:
             todo.append(shard)
+    tally.check()
     for leftover in os.listdir(directory):
         if leftover.startswith(".tmp-"):
             os.remove(os.path.join(directory, leftover))
@@ -219,6 +271,8 @@ def _write_shards(
                     bar.at(done + counter.value)
                     for future in finished:
                         stats[pending[future].filename] = future.result()
+                        tally.add(future.result())
+                        tally.check()
             except concurrent.futures.process.BrokenProcessPool as error:
                 raise RunError(
                     f"A worker process ended while preparing {directory} (out of memory?); finished shards are kept: "
@@ -275,9 +329,17 @@ def write_shard(source: Source, directory: str, shard: Shard, progress=None) -> 
     try:
         writer = array_record_module.ArrayRecordWriter(temporary, _RECORD_OPTIONS)
         try:
-            size = 0
+            size, left_out = 0, []
             for index in range(shard.start, shard.stop):
-                wire = encode_example(source.example(shard.split, index), description)
+                if progress and (index % 8 == 7 or index + 1 == shard.stop):
+                    counter, lock = progress
+                    with lock:
+                        counter.value += 8 if index % 8 == 7 else (index + 1) % 8
+                try:
+                    wire = encode_example(source.example(shard.split, index), description)
+                except BadTile as bad:
+                    left_out.append(LeftOut(f"{shard.split}/{index}", bad.kind, bad.detail))
+                    continue
                 collector.add(wire)
                 example = tf_example_pb2.Example()
                 for key, value in wire.items():
@@ -291,16 +353,17 @@ def write_shard(source: Source, directory: str, shard: Shard, progress=None) -> 
                 record = example.SerializeToString(deterministic=True)  # map order would differ by process
                 size += len(record)
                 writer.write(record)
-                if progress and (index % 8 == 7 or index + 1 == shard.stop):
-                    counter, lock = progress
-                    with lock:
-                        counter.value += 8 if index % 8 == 7 else (index + 1) % 8
         finally:
             writer.close()
         written = os.path.getsize(temporary)
         if written < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary)
-        stats = {**collector.result(), "num_bytes": size, "num_examples": shard.stop - shard.start}
+        stats = {
+            **collector.result(),
+            "num_bytes": size,
+            "num_examples": shard.stop - shard.start - len(left_out),
+            "left_out": left_out,
+        }
         _write_atomically(_stats_path(directory, shard), json.dumps(stats))
         os.replace(temporary, os.path.join(directory, shard.filename))
         return stats
@@ -374,7 +437,7 @@ class _Statistics:
 
 
 def _write_metadata(
-    directory: str, description: Description, shards: list[Shard], stats: Mapping[str, Mapping[str, Any]]
+    directory: str, description: Description, shards: list[Shard], stats: Mapping[str, Mapping[str, Any]], tally: _Tally
 ) -> None:
     """TFDS metadata, then the contract (last), then the working files go."""
     import tensorflow_datasets as tfds
@@ -382,10 +445,14 @@ def _write_metadata(
     splits: dict[str, list[Shard]] = {}
     for shard in shards:
         splits.setdefault(shard.split, []).append(shard)
+    if tally.left_out:
+        remark = f"{tally.summary()}; see {LEFT_OUT_FILE}."
+        print(remark, file=sys.stderr)
+        description = dataclasses.replace(description, notes=(*description.notes, remark))
     infos = [
         tfds.core.SplitInfo(
             name=split,
-            shard_lengths=[s.stop - s.start for s in members],
+            shard_lengths=[stats[s.filename]["num_examples"] for s in members],
             num_bytes=sum(stats[s.filename]["num_bytes"] for s in members),
             filename_template=tfds.core.ShardedFileTemplate(
                 data_dir=directory, dataset_name=description.name, split=split, filetype_suffix="array_record"
@@ -479,7 +546,7 @@ def build_contract(
         simulated=description.simulated,
         modalities=mods,
         tasks={n: contract_lib.Task(t.feature, t.kind, t.classes, counts[n]) for n, t in description.tasks.items()},
-        splits={s: sum(m.stop - m.start for m in splits[s]) for s in SPLITS if s in splits},
+        splits={s: sum(stats[m.filename]["num_examples"] for m in splits[s]) for s in SPLITS if s in splits},
         split_origin=description.split_origin,
         licence=description.licence,
         citation=description.citation,

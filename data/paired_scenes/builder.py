@@ -23,13 +23,13 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from data.source import SPLITS, Description, scene_labels
+from data.source import SPLITS, Description, LeftOut, scene_labels
 from fusionx_jax import modalities as modalities_lib
 from fusionx_jax.contract import IGNORE_LABEL, InputError, Task, check_unit
 
@@ -547,6 +547,9 @@ class PairedScenes:
 
     def splits(self) -> Mapping[str, int]:
         return {s: len(t) for s, t in self.tiles.items()}
+
+    def left_out(self) -> Sequence[LeftOut]:
+        return ()
 
     def example(self, split: str, index: int) -> dict[str, Any]:
         scene, row, column = self.tiles[split][index]

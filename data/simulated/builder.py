@@ -2,11 +2,11 @@
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.simulated import world
-from data.source import Description, scene_labels
+from data.source import Description, LeftOut, scene_labels
 from fusionx_jax import modalities
 from fusionx_jax.contract import InputError, Task
 
@@ -62,6 +62,9 @@ class Simulated:
     def splits(self) -> Mapping[str, int]:
         full, rest = divmod(self.num_tiles, 10)
         return {s: full * len(d) + sum(x < rest for x in d) for s, d in _SPLIT_DIGITS.items()}
+
+    def left_out(self) -> Sequence[LeftOut]:
+        return ()
 
     def example(self, split: str, index: int) -> dict[str, Any]:
         digits = _SPLIT_DIGITS[split]

@@ -1,0 +1,157 @@
+"""BigEarthNet-MM v1: 590,326 patches of 1.2 km in ten European countries, Sentinel-1 GRD and Sentinel-2 L2A.
+
+Layout (Sumbul et al., IGARSS 2019 and IEEE GRSM 2021; README.md beside this file shows it): one folder a patch; the
+Sentinel-1 patch's JSON names its Sentinel-2 twin. Names are opaque keys: hours without leading zero occur.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+from tqdm import tqdm
+
+from data import clc, patches
+from data.archive import Archive
+from data.patches import Options, Patch
+from data.source import SPLITS, BadTile, LeftOut
+from fusionx_jax import modalities
+from fusionx_jax.contract import InputError, Task
+
+SIZE = 120
+S1, S2 = modalities.SENTINEL1_GRD, modalities.SENTINEL2_L2A
+LICENCE = "CDLA-Permissive-1.0"
+_SPLIT_FILES = {s: (f"{s}.csv", f"bigearthnet-{s}.csv", f"{s}.txt", f"bigearthnet-{s}.txt") for s in SPLITS}
+_EXCLUDED = ("patches_with_seasonal_snow.csv", "patches_with_cloud_and_shadow.csv")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    patches.add_arguments(parser, "folder that holds BigEarthNet-v1.0 and BigEarthNet-S1-v1.0")
+    parser.add_argument("--splits", metavar="DIR", help="folder of the official train.csv, val.csv and test.csv")
+    parser.add_argument(
+        "--exclude", metavar="DIR", help="folder of the official lists of patches with snow, clouds and shadows"
+    )
+    parser.add_argument("--classes", choices=("19", "43"), default="19", help="nomenclature (default 19)")
+
+
+def make_source(args: argparse.Namespace) -> patches.PatchSource:
+    """Lists the pairs.
+
+    Raises:
+      InputError: the folders are not there, or split lists and patches do not fit together.
+    """
+    archive = Archive(args.raw)
+    s2_root = archive.require_folder(["BigEarthNet-v1.0", "BigEarthNet-S2-v1.0"], "BigEarthNet v1")
+    s1_root = archive.require_folder(["BigEarthNet-S1-v1.0"], "BigEarthNet v1")
+    excluded = _read_excluded(args.exclude) if args.exclude else set()
+    listed = patches.read_splits(args.splits, _SPLIT_FILES, "the official lists of patches") if args.splits else None
+    s2_names = [n for n in archive.children(s2_root) if n not in excluded]
+    known = {row[0]: row[1] for rows in (listed or {}).values() for row in rows if len(row) > 1}
+    twins, unusable = _twins(archive, s1_root, s2_names, known)
+    use = {row[0] for rows in listed.values() for row in rows} if listed else None
+    found: dict[str, Patch] = {}
+    classes = clc.CLASSES_19 if args.classes == "19" else clc.CLASSES_43
+    unlabelled = 0
+    for name in tqdm(s2_names, desc="reading labels", unit="patch", disable=not sys.stderr.isatty()):
+        if name not in twins or (use is not None and name not in use):
+            continue
+        labels = _labels(archive, f"{s2_root}/{name}/{name}_labels_metadata.json")
+        if isinstance(labels, LeftOut):
+            unusable.append(labels)
+            continue
+        numbers = clc.to_19(labels) if args.classes == "19" else tuple(clc.CLASSES_43.index(n) for n in labels)
+        if not numbers:
+            unlabelled += 1
+            continue
+        group = "_".join(name.split("_")[:-2])
+        found[name] = Patch(name, (s2_root, s1_root, twins[name]), numbers, group)
+    if listed:
+        there = set(s2_names)
+        missing = [row[0] for rows in listed.values() for row in rows if row[0] not in there]
+        unusable += [LeftOut(n, "missing patch", f"{n} is in the split lists but not in {s2_root}") for n in missing]
+        by_split = {s: [found[row[0]] for row in rows if row[0] in found] for s, rows in listed.items()}
+        origin = "official lists"
+    else:
+        by_split = patches.split_by_hash(
+            list(found.values()), {"train": 0.52, "val": 0.24, "test": 0.24}, by_group=True
+        )
+        origin = "by acquisition, hashed (no official lists given: --splits); not comparable with published numbers"
+    return patches.make(
+        args,
+        archive,
+        by_split,
+        read_patch,
+        unusable,
+        name="bigearthnet_v1",
+        modalities={"s1": S1, "s2": S2},
+        gsd_m=10.0,
+        tile_size=SIZE,
+        tasks={"multi": Task("label_multi", "multi", classes)},
+        split_origin=origin,
+        licence=LICENCE,
+        citation="BigEarthNet-MM, Sumbul et al., IEEE GRSM 2021. Contains modified Copernicus Sentinel data.",
+        source_version=f"BigEarthNet v1, {args.classes} classes, {len(excluded)} patches excluded by lists",
+        notes=(
+            "Sentinel-1 GRD in dB as delivered; Sentinel-2 L2A of processing baselines before 04.00.",
+            *((f"{unlabelled} patches without any of the 19 classes are not in the set.",) if unlabelled else ()),
+        ),
+        has_location=True,
+        has_group=True,
+    )
+
+
+def _read_excluded(folder: str) -> set[str]:
+    there = [os.path.join(folder, n) for n in _EXCLUDED if os.path.isfile(os.path.join(folder, n))]
+    if not there:
+        raise InputError(f"{folder} has no {' or '.join(_EXCLUDED)}; --exclude must hold one of them.")
+    return {row[0] for path in there for row in patches.read_table(path, "a list of patches")}
+
+
+def _twins(archive, s1_root, s2_names, known) -> tuple[dict[str, str], list[LeftOut]]:
+    """Sentinel-1 patch by Sentinel-2 patch, and the patches of either sensor that stand alone."""
+    unusable = []
+    of = dict(known)
+    s1_names = archive.children(s1_root)
+    there = set(s1_names)
+    if not known:  # two-column lists name the pairs; otherwise each Sentinel-1 patch's JSON does
+        wanted = set(s2_names)
+        for s1 in tqdm(s1_names, desc="pairing sensors", unit="patch", disable=not sys.stderr.isatty()):
+            path = f"{s1_root}/{s1}/{s1}_labels_metadata.json"
+            try:
+                s2 = json.loads(archive.read(path))["corresponding_s2_patch"]
+            except (InputError, ValueError, KeyError) as error:
+                unusable.append(LeftOut(s1, "damaged metadata", f"{path}: {error}"))
+                continue
+            if s2 in wanted:
+                of[s2] = s1
+            else:
+                unusable.append(LeftOut(s1, "missing twin", f"{s1} has no Sentinel-2 twin {s2}"))
+    out = {}
+    for s2 in s2_names:
+        if of.get(s2) in there:
+            out[s2] = of[s2]
+        elif not known or s2 in known:
+            unusable.append(LeftOut(s2, "missing twin", f"{s2} has no Sentinel-1 twin"))
+    return out, unusable
+
+
+def _labels(archive: Archive, path: str) -> list[str] | LeftOut:
+    name = path.rpartition("/")[2].removesuffix("_labels_metadata.json")
+    try:
+        labels = json.loads(archive.read(path))["labels"]
+        unknown = [n for n in labels if n not in clc.CLASSES_43]
+        if unknown:
+            return LeftOut(name, "unknown label", f"{path} has the label {unknown[0]!r}, not one of the 43 CLC names")
+        return labels
+    except (InputError, ValueError, KeyError, TypeError) as error:
+        return LeftOut(name, "damaged metadata", f"{path}: {error}")
+
+
+def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
+    """Both sensors of one pair; also serves v2, whose scenes stand between root and patch."""
+    s2_folder, s1_folder, s1_name = patch.where
+    s2 = patches.sentinel2(archive, patches.band_files(f"{s2_folder}/{patch.id}", patch.id, S2), SIZE, chosen, nodata=0)
+    s1 = patches.sentinel1(archive, patches.band_files(f"{s1_folder}/{s1_name}", s1_name, S1), SIZE, chosen)
+    if abs(s1.location - s2.location).max() > 0.02:
+        raise BadTile("other place", f"{patch.id} and its twin {s1_name} lie at different places")
+    return {"s1": s1.values, "s2": s2.values, "location": s2.location}

@@ -1,0 +1,131 @@
+"""BigEarthNet v2 (reBEN): 480,038 pairs with the official geographic split of metadata.parquet.
+
+Layout and columns: Clasen et al., IGARSS 2025 (arXiv 2407.03653); README.md beside this file shows it. Patches stand
+in the folder of their scene. metadata.parquet names pairs, labels and splits ("validation" is our "val").
+"""
+
+import argparse
+import os
+
+import numpy as np
+
+from data import clc, patches
+from data.archive import Archive
+from data.bigearthnet_v1 import builder as v1
+from data.patches import Options, Patch
+from data.source import LeftOut
+from fusionx_jax.contract import IGNORE_LABEL, InputError, Task
+
+_COLUMNS = ("patch_id", "labels", "split", "s1_name")
+_SPLITS = {"train": "train", "validation": "val", "test": "test"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    patches.add_arguments(parser, "folder that holds BigEarthNet-S1, BigEarthNet-S2 and metadata.parquet")
+    parser.add_argument("--metadata", metavar="FILE", help="metadata.parquet, where it is not in the --raw folder")
+
+
+def make_source(args: argparse.Namespace) -> patches.PatchSource:
+    """Lists the pairs that metadata.parquet names.
+
+    Raises:
+      InputError: folders or metadata are missing or belong to something else.
+    """
+    archive = Archive(args.raw)
+    s2_root = archive.require_folder(["BigEarthNet-S2"], "BigEarthNet v2")
+    s1_root = archive.require_folder(["BigEarthNet-S1"], "BigEarthNet v2")
+    maps = archive.find_folder("Reference_Maps")
+    rows = read_metadata(args.metadata or os.path.join(args.raw, "metadata.parquet"))
+    s2_there = {p for scene in archive.children(s2_root) for p in archive.children(f"{s2_root}/{scene}")}
+    s1_there = {p for scene in archive.children(s1_root) for p in archive.children(f"{s1_root}/{scene}")}
+    by_split: dict[str, list[Patch]] = {s: [] for s in _SPLITS.values()}
+    unusable = []
+    for name, labels, split, s1_name in rows:
+        lacking = [sensor for sensor, there, n in (("S2", s2_there, name), ("S1", s1_there, s1_name)) if n not in there]
+        if lacking:
+            kind = "missing twin" if len(lacking) == 1 else "missing patch"
+            unusable.append(LeftOut(name, kind, f"{name} has no {' and no '.join(lacking)} folder"))
+            continue
+        scene, s1_scene = "_".join(name.split("_")[:-2]), "_".join(s1_name.split("_")[:-3])
+        where = (
+            f"{s2_root}/{scene}",
+            f"{s1_root}/{s1_scene}",
+            s1_name,
+            f"{maps}/{scene}" if maps is not None else None,
+        )
+        by_split[_SPLITS[split]].append(Patch(name, where, labels, scene))
+    tasks = {"multi": Task("label_multi", "multi", clc.CLASSES_19)}
+    if maps is not None:
+        tasks["pixel"] = Task(patches.PIXELS, "pixel", clc.CLASSES_19)
+    return patches.make(
+        args,
+        archive,
+        by_split,
+        read_patch,
+        unusable,
+        name="bigearthnet_v2",
+        modalities={"s1": v1.S1, "s2": v1.S2},
+        gsd_m=10.0,
+        tile_size=v1.SIZE,
+        tasks=tasks,
+        split_origin="official: the column `split` of metadata.parquet",
+        licence=v1.LICENCE,
+        citation="reBEN, Clasen et al., IGARSS 2025, arXiv 2407.03653. Contains modified Copernicus Sentinel data.",
+        source_version=f"BigEarthNet v2{'' if maps is not None else ' without reference maps'}",
+        notes=("Sentinel-1 GRD in dB as delivered; Sentinel-2 L2A by sen2cor 2.11, acquisitions of 2017 and 2018.",),
+        has_location=True,
+        has_group=True,
+    )
+
+
+def read_metadata(path: str) -> list[tuple[str, tuple[int, ...], str, str]]:
+    """(patch, class numbers, split, Sentinel-1 patch) by row.
+
+    Raises:
+      InputError: the file is missing, damaged, lacks a column, or holds an unknown label or split.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path, columns=list(_COLUMNS)).to_pydict()
+    except FileNotFoundError as error:
+        raise InputError(
+            f"There is no {path}; it comes with BigEarthNet v2 and carries splits and labels: give --metadata."
+        ) from error
+    except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as BigEarthNet v2's metadata.parquet with the columns {', '.join(_COLUMNS)} "
+            f"({' '.join(str(error).split())[:200]}); copy it again."
+        ) from error
+    if any(c not in table for c in _COLUMNS):
+        raise InputError(f"{path} lacks the columns {', '.join(c for c in _COLUMNS if c not in table)}.")
+    number = {name: i for i, name in enumerate(clc.CLASSES_19)}
+    rows = []
+    for name, labels, split, s1_name in zip(*(table[c] for c in _COLUMNS)):
+        if split not in _SPLITS or any(label not in number for label in labels):
+            raise InputError(
+                f"{path}: {name} has the split {split!r} and the labels {labels}; expected {', '.join(_SPLITS)} and "
+                "names of the 19-class nomenclature."
+            )
+        rows.append((name, tuple(sorted(number[label] for label in labels)), split, s1_name))
+    return rows
+
+
+_CODES = np.full(1000, IGNORE_LABEL, np.uint8)  # CLC code to class number; 999 and dropped classes stay unlabelled
+for _code, (_, _number) in clc.LEVEL_3.items():
+    if _number is not None:
+        _CODES[_code] = _number
+
+
+def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
+    """Both sensors and the reference map of one pair."""
+    s2_folder, s1_folder, s1_name, map_folder = patch.where
+    out = v1.read_patch(archive, patch._replace(where=(s2_folder, s1_folder, s1_name)), chosen)
+    if map_folder:
+        codes = patches.raster.read_bands(
+            [archive.file(f"{map_folder}/{patch.id}/{patch.id}_reference_map.tif")], v1.SIZE, "nearest"
+        ).values[..., 0]
+        codes = np.nan_to_num(codes, nan=999).astype(int)
+        out[patches.PIXELS] = _CODES[np.clip(codes, 0, 999)]
+    return out

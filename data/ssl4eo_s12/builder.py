@@ -1,0 +1,101 @@
+"""SSL4EO-S12 v1.0: 251,079 places, four seasons, Sentinel-1 GRD with Sentinel-2 L2A or L1C, without labels.
+
+Layout (Wang et al., arXiv 2211.07044; README.md beside this file shows it). The sensors' season folders are named by
+product and do not match by name: each Sentinel-2 season is paired with the Sentinel-1 product nearest in time.
+"""
+
+import argparse
+import datetime
+import re
+import sys
+
+from tqdm import tqdm
+
+from data import patches
+from data.archive import Archive
+from data.patches import Options, Patch
+from data.raster import read_bands
+from data.source import BadTile, LeftOut
+from fusionx_jax import modalities
+
+SIZE = 264
+_DATE = re.compile(r"(20\d{6})T\d{6}")
+_LEVELS = {"l2a": ("s2a", modalities.SENTINEL2_L2A), "l1c": ("s2c", modalities.SENTINEL2_L1C)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    patches.add_arguments(parser, "folder that holds s1 and s2a or s2c")
+    parser.add_argument("--s2", choices=sorted(_LEVELS), default="l2a", help="Sentinel-2 level (default l2a)")
+    parser.add_argument("--most_days", type=int, default=45, help="most days between the two sensors (default 45)")
+
+
+def make_source(args: argparse.Namespace) -> patches.PatchSource:
+    """Lists places and pairs their seasons.
+
+    Raises:
+      InputError: a sensor's folder is missing.
+    """
+    archive = Archive(args.raw)
+    folder, sensor = _LEVELS[args.s2]
+    s2_root = archive.require_folder([folder], "SSL4EO-S12")
+    s1_root = archive.require_folder(["s1"], "SSL4EO-S12")
+    members: list[Patch] = []
+    unusable: list[LeftOut] = []
+    places = [p for p in archive.children(s2_root) if p.isdigit()]
+    for place in tqdm(places, desc="pairing seasons", unit="place", disable=not sys.stderr.isatty()):
+        radar = [(date, n) for n in archive.children(f"{s1_root}/{place}") if (date := _date(n))]
+        for name in archive.children(f"{s2_root}/{place}"):
+            date = _date(name)
+            if date is None:
+                continue
+            days, twin = min(((abs((d - date).days), n) for d, n in radar), default=(None, ""))
+            if days is None or days > args.most_days:
+                near = f"the nearest is {days} days away" if twin else "it has none"
+                unusable.append(LeftOut(f"{place}/{name}", "missing twin", f"no Sentinel-1 for {name}: {near}"))
+                continue
+            where = (f"{s1_root}/{place}/{twin}", f"{s2_root}/{place}/{name}", args.s2)
+            members.append(Patch(f"{place}_{name}", where, (), place))
+    fractions = {"train": 0.98, "val": 0.01, "test": 0.01}
+    return patches.make(
+        args,
+        archive,
+        patches.split_by_hash(members, fractions, by_group=True),
+        read_patch,
+        unusable,
+        name=f"ssl4eo_s12_{args.s2}",
+        modalities={"s1": modalities.SENTINEL1_GRD, "s2": sensor},
+        gsd_m=10.0,
+        tile_size=SIZE,
+        tasks={},
+        split_origin="by place, hashed (the set has no labels and no official split)",
+        licence="CC-BY-4.0",
+        citation="SSL4EO-S12, Wang et al., arXiv 2211.07044. Contains modified Copernicus Sentinel data.",
+        source_version=f"SSL4EO-S12 v1.0, {sensor.level}, at most {args.most_days} days between sensors",
+        notes=(
+            "The sensors' grids differ by up to three pixels, as delivered (SSL4EO-S12 issue 22).",
+            "Version 1.1 carries an offset of +1000 and another layout; it is another set.",
+        ),
+        has_location=True,
+        has_group=True,
+    )
+
+
+def _date(name: str) -> datetime.date | None:
+    match = _DATE.search(name)
+    return datetime.datetime.strptime(match[1], "%Y%m%d").date() if match else None
+
+
+def _plain(band: str) -> str:
+    """File names here write bands without the leading zero."""
+    return f"B{band[2:]}" if band.startswith("B0") else band
+
+
+def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
+    """Both sensors of one season; a few patches are a pixel larger and are resampled to 264."""
+    s1_folder, s2_folder, level = patch.where
+    bands = _LEVELS[level][1].band_names
+    s2 = patches.sentinel2(archive, [f"{s2_folder}/{_plain(b)}.tif" for b in bands], SIZE, chosen)
+    s1 = read_bands([archive.file(f"{s1_folder}/{b}.tif") for b in ("VV", "VH")], SIZE, chosen.resampling)
+    if abs(s1.location - s2.location).max() > 0.02:
+        raise BadTile("other place", f"{s2_folder} and {s1_folder} lie at different places")
+    return {"s1": s1.values, "s2": s2.values, "location": s2.location}
