@@ -11,7 +11,8 @@ def get_config(options: str = "") -> ConfigDict:
     """`options` is not used here."""
     del options
     c = ConfigDict()
-    c.dataset = ""  # directory of a prepared set, as `python -m data.prepare` prints it
+    c.dataset = ""  # directory of a prepared set as `python -m data.prepare` prints it, or several: DIR,DIR
+    c.dataset_weights = ()  # for several sets, DIR,DIR in `dataset`: a weight each; () counts tiles
     c.seed = 0
     c.num_steps = 100_000
     c.batch_size = 256  # over all devices
@@ -59,6 +60,7 @@ def evaluation() -> ConfigDict:
     e = ConfigDict()
     e.tasks = ("multi", "single")  # scene tasks of the prepared set's contract; those it lacks are passed over
     e.modalities = ("s1+s2", "s1", "s2")
+    e.single_sensor_tasks = ("multi", "single")  # of the tasks, those also judged on one sensor alone
     e.seeds = 5  # label subsets per fraction
     e.pooling = "mean_std"  # of patch tokens: "mean", "mean_std" or "class"
     e.batch_size = 256

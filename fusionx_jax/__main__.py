@@ -8,6 +8,8 @@ COMMANDS = {
     "pretrain": ("fusionx_jax.pretrain", "learn a representation from a prepared set, without labels"),
     "evaluate": ("fusionx_jax.evaluate.run", "judge it where labels are few, beside the floors"),
     "report": ("fusionx_jax.report.page", "make tables, figures and one HTML page of a workdir"),
+    "inspect": ("fusionx_jax.survey", "show what prepared sets hold, and what looks wrong"),
+    "bench": ("fusionx_jax.bench", "measure speed as ratios against named alternatives"),
 }
 
 

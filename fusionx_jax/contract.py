@@ -134,12 +134,12 @@ def from_dict(raw: Mapping[str, Any], where: str) -> Contract:
                 t["feature"],
                 t["kind"],
                 tuple(t["classes"]),
-                {s: tuple(c) for s, c in t["counts"].items()},
+                _in_order({s: tuple(c) for s, c in t["counts"].items()}),
             )
             for name, t in raw["tasks"].items()
         }
         rest = {k: _tuples(v) for k, v in raw.items() if k not in ("format_version", "modalities", "tasks")}
-        contract = Contract(modalities=mods, tasks=tasks, **rest)
+        contract = Contract(modalities=mods, tasks=tasks, **{**rest, "splits": _in_order(raw["splits"])})
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{where} is not a valid contract ({error}); it may have been edited by hand: prepare the set again."
@@ -152,6 +152,13 @@ def from_dict(raw: Mapping[str, Any], where: str) -> Contract:
                 "deviations, which must be as many; prepare the set again."
             )
     return contract
+
+
+def _in_order(by_split: Mapping[str, Any]) -> dict[str, Any]:
+    """Splits as people name them: train, val, test, then others."""
+    usual = ("train", "val", "test")
+    names = sorted(by_split, key=lambda s: usual.index(s) if s in usual else len(usual))
+    return {s: by_split[s] for s in names}
 
 
 def _tuples(value: Any) -> Any:
@@ -176,6 +183,15 @@ def load(directory: str | os.PathLike) -> Contract:
             f"{directory} is not a finished prepared set: it has no {FILE_NAME}, which is written last. Run the same "
             "`python -m data.prepare` command again to finish it, or pass the directory that command printed."
         )
+    return read(path)
+
+
+def read(path: str) -> Contract:
+    """Reads one contract file.
+
+    Raises:
+      InputError: it is damaged.
+    """
     try:
         with open(path, encoding="utf-8") as f:
             raw = json.load(f)

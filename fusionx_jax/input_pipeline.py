@@ -18,8 +18,27 @@ _READERS = 2  # batches read at once: one being copied, one waiting for the disk
 _AHEAD = 2  # batches kept ready
 
 
+def _tensorflow():
+    """TensorFlow, kept off the accelerator that JAX computes on.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    # Its start-up remarks would bury ours; errors still show.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise InputError(
+            "Training reads its tiles through tf.data, and TensorFlow is not installed; `pip install tensorflow-cpu`."
+        ) from error
+    tf.config.set_visible_devices([], "GPU")
+    return tf
+
+
 def host_batches(
-    prepared: tiles.PreparedSet,
+    prepared: tiles.PreparedSet | tiles.Mixture,
     split: str,
     features: Sequence[str],
     *,
@@ -35,23 +54,12 @@ def host_batches(
     Raises:
       InputError: the set cannot be read, or TensorFlow is not installed.
     """
-    # Its start-up remarks would bury ours; errors still show.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise InputError(
-            "Training reads its tiles through tf.data, and TensorFlow is not installed; `pip install tensorflow-cpu`."
-        ) from error
-    # TensorFlow must not take the accelerator that JAX computes on.
-    tf.config.set_visible_devices([], "GPU")
-    size = prepared.size(split)
+    tf = _tensorflow()
     failures: list[Exception] = []
 
     def read(step):
         try:
-            indices = tiles.batch_indices(seed, int(step), batch_size, size)
+            indices = prepared.order(split, seed, int(step), batch_size)
             share = tiles.host_share(indices, process_index, process_count)
             batch = prepared.read(split, share, features)
         except Exception as error:  # tf.data would wrap it in its own: kept, to be raised as it was
@@ -104,3 +112,32 @@ class DeviceBatches:
             raise StopIteration
         self._next = self._fetch()
         return current
+
+
+def write_tfrecord(prepared: tiles.PreparedSet, split: str, features: Sequence[str], path: str) -> None:
+    """A split as one TFRecord file: the form that most projects read, for `fusionx bench input` to compare with."""
+    tf = _tensorflow()
+    size = prepared.size(split)
+    with tf.io.TFRecordWriter(path) as writer:
+        for start in range(0, size, 64):
+            batch = prepared.read(split, np.arange(start, min(start + 64, size)), features)
+            for row in range(len(batch[features[0]])):
+                stored = {f: tf.train.BytesList(value=[batch[f][row].tobytes()]) for f in features}
+                example = tf.train.Features(feature={f: tf.train.Feature(bytes_list=v) for f, v in stored.items()})
+                writer.write(tf.train.Example(features=example).SerializeToString())
+
+
+def tfrecord_batches(
+    path: str, prepared: tiles.PreparedSet, features: Sequence[str], batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """What most projects do: a file read in order, a shuffle buffer of 1000, parsing and decoding in parallel."""
+    tf = _tensorflow()
+    layout = {f: tf.io.FixedLenFeature([], tf.string) for f in features}
+    shapes = {f: (m.height, m.width, len(m.bands)) for f, m in prepared.contract.modalities.items()}
+
+    def decode(record):
+        parsed = tf.io.parse_single_example(record, layout)
+        return {f: tf.reshape(tf.io.decode_raw(v, tf.uint16), shapes[f]) for f, v in parsed.items()}
+
+    dataset = tf.data.TFRecordDataset(path).shuffle(1000).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()

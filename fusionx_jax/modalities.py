@@ -181,3 +181,32 @@ def compose(physical: np.ndarray, band_names: Sequence[str], composites: Sequenc
         high = np.array([np.percentile(p, 98) if p.size else 1.0 for p in finite])
     rgb = (np.stack(planes, -1) - low) / np.maximum(high - low, 1e-6)
     return np.where(np.isfinite(rgb), np.clip(rgb, 0.0, 1.0), 0.5)
+
+
+_DARK_BANDS = ("B04", "B05", "B11", "B12")  # water and forest are dark in them
+_BASELINE_OFFSET = 1000.0  # DN; Sentinel-2 products since processing baseline 04.00 (25 January 2022)
+
+
+def offset_remark(values: np.ndarray, bands: Sequence[str]) -> str | None:
+    """What speaks against the offset of reflectance x 10^4 [N, C]: forgotten, or subtracted without need; else None.
+
+    Water, shadow and dense forest bring the darkest pixels of the red and short-wave bands close to zero; with the
+    offset of -1000 not yet applied, nothing lies below 1000. Applied twice or without need, a good part is negative.
+    """
+    dark = [i for i, b in enumerate(bands) if b in _DARK_BANDS]
+    finite = values[np.isfinite(values).all(-1)][:, dark]
+    if not dark or len(finite) < 100:
+        return None
+    lowest = float(np.percentile(finite, 0.5, axis=0).min())
+    negative = float((finite < 0).mean())
+    if lowest >= _BASELINE_OFFSET:
+        return (
+            f"the darkest pixels lie at {lowest:.0f}, above 1000: the offset of processing baseline 04.00 (since 2022) "
+            "seems not to be subtracted; check the products' metadata and pass --s2_offset=-1000 if they have it."
+        )
+    if negative > 0.2:
+        return (
+            f"{100 * negative:.0f} % of the red and short-wave pixels are negative: an offset seems to be subtracted "
+            "that these products do not have; check --s2_offset."
+        )
+    return None

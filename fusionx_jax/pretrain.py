@@ -172,7 +172,7 @@ def run(config: ConfigDict, workdir: str) -> int:
     """
     if not config.dataset:
         raise InputError("No data set is given; set --config.dataset=DIR to a directory that data.prepare printed.")
-    prepared = tiles.PreparedSet(config.dataset)
+    prepared = tiles.open_sets(config.dataset, config.dataset_weights)
     prepared.size("train")
     contract, start_from = run_contract(config, prepared.contract)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)

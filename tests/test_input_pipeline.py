@@ -52,3 +52,19 @@ def test_tiles_stay_uint16_on_the_way_to_the_device(simulated):
     assert len(out) == 3
     assert out[0]["s1"].dtype == np.uint16
     assert isinstance(out[0]["s1"], jax.Array)
+
+
+def test_a_mixture_streams_the_same_global_batches_to_any_number_of_hosts(simulated):
+    mixture = f"{simulated},{simulated}"
+
+    def batches(index, count):
+        return list(
+            input_pipeline.host_batches(
+                tiles.open_sets(mixture, (1.0, 2.0)), "train", ("s1",), batch_size=8, seed=1, start_step=10**6,
+                stop_step=10**6 + 2, process_index=index, process_count=count,
+            )
+        )  # fmt: skip
+
+    whole, halves = batches(0, 1), [batches(i, 2) for i in range(2)]
+    for step in range(2):
+        assert (np.concatenate([h[step]["s1"] for h in halves]) == whole[step]["s1"]).all()

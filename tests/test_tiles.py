@@ -101,3 +101,96 @@ def test_empty_split_and_wild_index_are_refused(simulated):
         prepared.read("train", [140], ["s1"])
     with pytest.raises(InputError, match="no feature 'height'"):
         prepared.read("train", [0], ["height"])
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=12),
+        st.one_of(st.binary(min_size=1, max_size=400), st.integers(0, 2**62)),
+        max_size=6,
+    ),
+)
+def test_records_are_parsed_as_protobuf_parses_them(features):
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = tf_example_pb2.Example()
+    for key, value in features.items():
+        if isinstance(value, bytes):
+            example.features.feature[key].bytes_list.value.append(value)
+        else:
+            example.features.feature[key].int64_list.value.append(value)
+    example.features.feature["last"].bytes_list.value.append(b"end")
+    record = example.SerializeToString()
+    found = tiles.example_fields(record)
+    assert set(found) == {*features, "last"}
+    for key, value in features.items():
+        if key != "last":
+            place = found[key]
+            assert value == (record[place[0] : sum(place)] if isinstance(value, bytes) else place)
+    for cut in (1, len(record) // 2, len(record) - 1):
+        with pytest.raises(IndexError):
+            tiles.example_fields(record[:cut])
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    from data import writer
+    from data.simulated.builder import Simulated
+
+    return writer.prepare(Simulated(100, 32, 5), str(tmp_path_factory.mktemp("second")), num_workers=2)
+
+
+def test_a_mixture_is_drawn_by_weight_and_each_set_in_its_own_order(simulated, second):
+    mixture = tiles.open_sets(f"{simulated},{second}", (3.0, 1.0))
+    drawn = np.concatenate([mixture.order("train", 7, step, 50) for step in range(80)])  # four cycles
+    of_first = drawn < 140
+    assert of_first.sum() == 3000
+    assert abs(of_first.reshape(80, 50).mean(1) - 0.75).max() < 0.3  # spread over the batches
+    # The thousand draws of the second set are fourteen of its epochs and a part of the next.
+    own = np.bincount(drawn[~of_first] - 140, minlength=70)
+    assert set(own) == {14, 15}
+    assert (mixture.order("train", 7, 10**6, 50) == mixture.order("train", 7, 10**6, 50)).all()
+    batch = mixture.read("train", drawn[:50], ["s1", "id"])
+    single = tiles.PreparedSet(second).read("train", drawn[:50][~of_first[:50]][:1] - 140, ["id"])["id"][0]
+    assert batch["id"][~of_first[:50]][0] == single
+    assert set(batch["id"][of_first[:50]]) <= {f"sim-0-{i:07d}" for i in range(200)}
+
+
+def test_a_mixture_pools_statistics_by_weight(simulated, second):
+    a, b = (tiles.PreparedSet(d).contract.modalities["s2"] for d in (simulated, second))
+    pooled = tiles.open_sets(f"{simulated},{second}", (3.0, 1.0)).contract.modalities["s2"]
+    mean = 0.75 * np.array(a.mean) + 0.25 * np.array(b.mean)
+    assert np.allclose(pooled.mean, mean)
+    variance = 0.75 * (np.array(a.std) ** 2 + (np.array(a.mean) - mean) ** 2)
+    variance += 0.25 * (np.array(b.std) ** 2 + (np.array(b.mean) - mean) ** 2)
+    assert np.allclose(np.square(pooled.std), variance)
+
+
+def test_sets_that_do_not_fit_together_are_refused(simulated, tmp_path, second):
+    from data import writer
+    from data.simulated.builder import Simulated
+
+    other = writer.prepare(Simulated(20, 16, 0), str(tmp_path), num_workers=1)
+    with pytest.raises(InputError, match="has height 32"):
+        tiles.open_sets(f"{simulated},{other}")
+    with pytest.raises(InputError, match=r"dataset_weights is \[1.0\]|dataset_weights is \(1.0,\)"):
+        tiles.open_sets(f"{simulated},{second}", (1.0,))
+
+
+def test_a_set_elsewhere_is_read_through_fsspec(simulated, tmp_path, monkeypatch):
+    import fsspec
+
+    monkeypatch.setenv("FUSIONX_CACHE", str(tmp_path / "cache"))
+    memory = fsspec.filesystem("memory")
+    memory.put(simulated, "/bucket/set", recursive=True)
+    here = tiles.PreparedSet(simulated).read("train", [3, 9], ["s1", "label_multi"])
+    for address in ("memory://bucket/set", f"file://{simulated}"):
+        there = tiles.PreparedSet(address)
+        assert there.contract == tiles.PreparedSet(simulated).contract
+        read = there.read("train", [3, 9], ["s1", "label_multi"])
+        assert all((here[k] == read[k]).all() for k in here)
+    with pytest.raises(InputError, match="There is no memory://bucket/none/contract.json"):
+        tiles.PreparedSet("memory://bucket/none")
+    with pytest.raises(InputError, match="cannot be read"):
+        tiles.PreparedSet("nosuch://bucket/set")

@@ -14,9 +14,9 @@ SINGLE = ("top1", "balanced_accuracy", "macro_f1")
 def average_precision(
     scores: Float[np.ndarray, "examples"],
     truth: Bool[np.ndarray, "examples"],
-    weights: Int[np.ndarray, "resamples examples"],
+    weights: Int[np.ndarray, "examples resamples"],
 ) -> Float[np.ndarray, "resamples"]:
-    """Average precision of one ranking under each row of example weights; NaN where a row holds no positive.
+    """Average precision of one ranking under each column of example weights; NaN where one holds no positive.
 
     Ties share one threshold, as in scikit-learn.
     """
@@ -25,19 +25,19 @@ def average_precision(
     # Recall rises at positives only: precision is needed there, at the end of each one's tie.
     ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
     at = ends[np.searchsorted(ends, positive)]
-    weights = weights[:, order]
-    gained = weights[:, positive]
-    hits = np.cumsum(gained, axis=1, dtype=np.int32)[:, np.searchsorted(positive, at, side="right") - 1]
-    seen = np.cumsum(weights, axis=1, dtype=np.int32)[:, at]
+    weights = weights[order]
+    gained = weights[positive]
+    hits = np.cumsum(gained, axis=0, dtype=np.int32)[np.searchsorted(positive, at, side="right") - 1]
+    seen = np.cumsum(weights, axis=0, dtype=np.int32)[at]
     with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(seen > 0, hits / seen, 0.0)
-        return (precision * gained).sum(1) / gained.sum(1)
+        precision = hits / np.maximum(seen, 1)
+        return (precision * gained).sum(0) / gained.sum(0)
 
 
 def resample_weights(
     count: int, resamples: int, seed: int, groups: np.ndarray | None = None
-) -> Int[np.ndarray, "resamples examples"]:
-    """How often each test example is drawn: row 0 is the sample itself, the others bootstrap draws.
+) -> Int[np.ndarray, "examples resamples"]:
+    """How often each test example is drawn: column 0 is the sample itself, the others bootstrap draws.
 
     With `groups` (scene names) whole groups are drawn, since tiles of one scene are not independent.
     """
@@ -50,7 +50,7 @@ def resample_weights(
         for _ in range(resamples):
             drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))
             rows.append(drawn[member].astype(np.int16))
-    return np.stack(rows)
+    return np.ascontiguousarray(np.stack(rows, axis=1))
 
 
 def scored_classes(truth: Bool[np.ndarray, "examples classes"]) -> Bool[np.ndarray, "classes"]:
@@ -62,17 +62,17 @@ def scored_classes(truth: Bool[np.ndarray, "examples classes"]) -> Bool[np.ndarr
 def multi_label(
     scores: Float[np.ndarray, "examples classes"],
     truth: Bool[np.ndarray, "examples classes"],
-    weights: Int[np.ndarray, "resamples examples"],
+    weights: Int[np.ndarray, "examples resamples"],
 ) -> dict[str, Float[np.ndarray, "resamples"]]:
     """Macro and micro average precision and F1 (threshold: probability one half, score zero) by resample."""
     kept = scored_classes(truth)
     per_class = per_class_ap(scores, truth, weights)[:, kept]
     with np.errstate(invalid="ignore"):
         macro = np.array([np.nanmean(row) if np.isfinite(row).any() else np.nan for row in per_class])
-    flat = np.repeat(weights, truth.shape[1], axis=1)
+    flat = np.repeat(weights, truth.shape[1], axis=0)
     micro = average_precision(scores.reshape(-1), truth.reshape(-1), flat)
     predicted = scores > 0
-    real = weights.astype(np.float64)  # BLAS multiplies floats only
+    real = weights.T.astype(np.float64)  # BLAS multiplies floats only
     hit = real @ (predicted & truth)
     wrong = real @ (predicted ^ truth)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -81,7 +81,7 @@ def multi_label(
     return {
         "macro_map": macro,
         "micro_map": micro,
-        "macro_f1": f1[:, kept].mean(1) if kept.any() else np.full(len(weights), np.nan),
+        "macro_f1": f1[:, kept].mean(1) if kept.any() else np.full(weights.shape[1], np.nan),
         "micro_f1": np.nan_to_num(micro_f1),
     }
 
@@ -89,7 +89,7 @@ def multi_label(
 def per_class_ap(
     scores: Float[np.ndarray, "examples classes"],
     truth: Bool[np.ndarray, "examples classes"],
-    weights: Int[np.ndarray, "resamples examples"],
+    weights: Int[np.ndarray, "examples resamples"],
 ) -> Float[np.ndarray, "resamples classes"]:
     """Average precision of each class by resample."""
     return np.stack([average_precision(scores[:, k], truth[:, k], weights) for k in range(truth.shape[1])], axis=1)
@@ -98,14 +98,14 @@ def per_class_ap(
 def single_label(
     scores: Float[np.ndarray, "examples classes"],
     truth: Int[np.ndarray, "examples"],
-    weights: Int[np.ndarray, "resamples examples"],
+    weights: Int[np.ndarray, "examples resamples"],
 ) -> dict[str, Float[np.ndarray, "resamples"]]:
     """Top-1 accuracy, balanced accuracy (mean recall of the classes in the test split) and macro F1 by resample."""
     predicted = scores.argmax(1)
     classes = scores.shape[1]
     is_true = np.eye(classes)[truth]
     is_predicted = np.eye(classes)[predicted]
-    weights = weights.astype(np.float64)  # BLAS multiplies floats only
+    weights = weights.T.astype(np.float64)  # BLAS multiplies floats only
     hits = weights @ (is_true * is_predicted)
     actual, claimed = weights @ is_true, weights @ is_predicted
     kept = is_true.any(0)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 # Relative change of the coefficients at which a fit ends. The fits that only choose the strength may be rough; the one
 # that scores the test split agrees with scikit-learn's metrics to 0.1 points.
 _CHOOSING_TOLERANCE = 4e-3
-_TOLERANCE = 1e-4
+_TOLERANCE = 2e-4
 _MAX_ITERATIONS = 300
 _PATIENCE = 1  # weaker penalties in a row that select worse, before weaker still are not tried
 _ABSENT_LOGIT = -30.0

@@ -213,7 +213,7 @@ class Judge:
         by_metric = {name: np.stack([m[name] for m in measured]) for name in measured[0]}
         if self.labels.kind == "multi":
             test = self.labels.targets["test"] > 0
-            per_class = np.stack([metrics.per_class_ap(s, test, self.weights[:1])[0] for s in scores])
+            per_class = np.stack([metrics.per_class_ap(s, test, self.weights[:, :1])[0] for s in scores])
             by_metric |= {f"ap/{c}": per_class[:, k : k + 1] for k, c in enumerate(self.labels.classes)}
         protocol = f"{protocol}; intervals over {self.intervals}"
         if self.setting.config.evaluate.statistics != "checkpoint":
@@ -389,9 +389,10 @@ def evaluate(setting: Setting) -> str:
             sources[method] = {s: features.assemble(p, e.pooling) for s, p in pools.items()}
         if "band_statistics" in e.floors:
             sources["band_statistics"] = {s: features.band_statistics(setting.prepared, s, names) for s in splits}
-        with progress.Progress(len(sources) * len(tasks), f"probes, {shown}", "method") as bar:
+        chosen = [t for t in tasks if len(names) > 1 or t[0].labels.name in e.single_sensor_tasks]
+        with progress.Progress(len(sources) * len(chosen), f"probes, {shown}", "method") as bar:
             for method, by_split in sources.items():
-                for judge, drawn in tasks:
+                for judge, drawn in chosen:
                     rows += probe_rows(setting, judge, method, shown, by_split, drawn)
                     bar.advance()
     if "supervised" in e.floors:

@@ -147,7 +147,7 @@ def _score_split(network, params, prepared, split, index, batch_size: int = 200)
 
 
 def _selection_metric(task: Task, scores: np.ndarray, targets: np.ndarray) -> float:
-    once = np.ones((1, len(scores)), int)
+    once = np.ones((len(scores), 1), int)
     if task.kind == "single":
         return float(metrics.single_label(scores, targets.argmax(1), once)["balanced_accuracy"][0])
     value = float(metrics.multi_label(scores, targets > 0, once)["macro_map"][0])

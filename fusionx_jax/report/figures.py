@@ -1,4 +1,4 @@
-"""The figures of a run: label-efficiency curve, losses, class distribution, reconstructions."""
+"""The figures of a run: label-efficiency curve, losses, reconstructions."""
 
 import csv
 import math
@@ -9,7 +9,6 @@ import numpy as np
 
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import losses, masking, modalities, preprocess, pretrain, tiles
-from fusionx_jax.contract import Contract
 from fusionx_jax.evaluate import results
 from fusionx_jax.models import layers
 from fusionx_jax.report import style
@@ -90,33 +89,6 @@ def loss_curves(path: str, directory: str) -> str | None:
     waited = np.mean([float(r["input_wait_share"]) for r in table[1:]] or [0.0])
     axes[1].set_title(f"{100 * waited:.1f} % of the time waiting for input", fontsize=9)
     return style.save(figure, directory, "training")
-
-
-def class_distribution(contract: Contract, directory: str) -> str | None:
-    """Share of tiles (or pixels) by class and split; None without labels."""
-    if not contract.tasks:
-        return None
-    plt = style.pyplot()
-    names = sorted(contract.tasks)
-    figure, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names), 3.4), squeeze=False)
-    unit = {"multi": "tiles with the class", "single": "tiles dominated by it", "pixel": "labelled pixels"}
-    for axis, name in zip(axes[0], names):
-        task = contract.tasks[name]
-        splits = list(contract.splits)
-        for i, split in enumerate(splits):
-            counts = np.array(task.counts[split], float)
-            total = counts.sum() if task.kind == "pixel" else contract.splits[split]
-            place = np.arange(len(counts)) + (i - (len(splits) - 1) / 2) * 0.26
-            axis.barh(
-                place, 100 * counts / max(total, 1), 0.25, label=split, color=("#0072B2", "#E69F00", "#009E73")[i % 3]
-            )
-        axis.set_yticks(range(len(task.classes)), [c.replace("_", " ") for c in task.classes])
-        axis.invert_yaxis()
-        axis.set_xlabel(f"% of {unit[task.kind]}")
-        axis.set_title(name)
-    axes[0][0].legend()
-    figure.suptitle(f"Classes of {contract.name}{' (simulated)' if contract.simulated else ''}")
-    return style.save(figure, directory, "classes")
 
 
 def reconstructions(

@@ -1,8 +1,6 @@
 """`fusionx report`: tables, figures and one self-contained HTML page of a workdir."""
 
 import argparse
-import base64
-import importlib.resources
 import json
 import os
 import shlex
@@ -11,23 +9,17 @@ from typing import Any
 
 import jax
 
-import fusionx_jax
 from fusionx_jax import checkpoint, preprocess, progress, tiles
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import InputError
 from fusionx_jax.evaluate import results
 from fusionx_jax.models import build
-from fusionx_jax.report import figures, style
+from fusionx_jax.report import figures, style, survey_page
 
 FEW_TEST_TILES = 500  # below this the page says that it carries no claim
 _SPLITS = ("train", "val", "test")
 _TASK_NAMES = {"multi": "several classes a tile", "single": "one class a tile"}
 _MAIN_METRIC = {"multi": "macro_map", "single": "top1"}
-
-
-def _embed(path: str) -> str:
-    with open(path, "rb") as f:
-        return "data:image/png;base64," + base64.b64encode(f.read()).decode()
 
 
 def compare(rows: Sequence[results.Row], metric: str) -> list[str]:
@@ -128,8 +120,6 @@ def make(workdir: str) -> str:
     Raises:
       InputError: the workdir has no checkpoint, or its data set is gone.
     """
-    import jinja2
-
     saved = checkpoint.find(workdir)
     settings_path = os.path.join(workdir, "evaluation.json")
     settings = {}
@@ -157,7 +147,7 @@ def make(workdir: str) -> str:
         tasks.append(
             {
                 "heading": f"Few labels: {_TASK_NAMES[kind]} ({task})",
-                "figure": _embed(figure),
+                "figure": style.embed(figure),
                 "alt": f"{style.METRIC_NAMES[main]} against the share of labels for each method",
                 "caption": "Lines: mean over label subsets. Bands: 95 % bootstrap intervals over test examples and "
                 "subsets. At 100 % all subsets are one and the same.",
@@ -203,40 +193,36 @@ def make(workdir: str) -> str:
             if config.target == "normalised"
             else "hidden patches are pure predictions"
         )
-        picture = {"figure": _embed(path), "caption": f"Left to right: true, masked, rebuilt; {level}. Grey: no data."}
+        picture = {
+            "figure": style.embed(path),
+            "caption": f"Left to right: true, masked, rebuilt; {level}. Grey: no data.",
+        }
 
     metrics_csv = os.path.join(workdir, "metrics.csv")
     training = figures.loss_curves(metrics_csv, directory) if os.path.exists(metrics_csv) else None
-    distribution = figures.class_distribution(contract, directory)
-    template = importlib.resources.files(fusionx_jax.report).joinpath("template.html").read_text(encoding="utf-8")
-    html = (
-        jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-        .from_string(template)
-        .render(
-            title=f"FusionX-Net on {contract.name}",
-            subtitle=f"{config.model.size} network, {config.masking} masking, step {saved.step}; "
-            f"{', '.join(f'{contract.splits[s]} {s}' for s in _SPLITS if s in contract.splits)} tiles of "
-            + ", ".join(f"{n} ({m.level}, {len(m.bands)} bands)" for n, m in contract.modalities.items()),
-            notices=notices,
-            claims=claims,
-            tasks=tasks,
-            classes=_class_table(rows),
-            reconstructions=picture,
-            training=_embed(training) if training else None,
-            distribution=_embed(distribution) if distribution else None,
-            data_text=f"{contract.source_version}. Splits: {contract.split_origin}. Licence: {contract.licence}. "
-            f"{contract.citation} {' '.join(contract.notes)}",
-            protocol=_protocol(rows, config, saved),
-            commands=_commands(workdir, dataset),
-            config=json.dumps(config_lib.to_json(config), indent=1, sort_keys=True),
-            contract=contract.to_json(),
-        )
+    distribution = survey_page.class_distribution([contract], directory)
+    html = style.render(
+        "run.html",
+        title=f"FusionX-Net on {contract.name}",
+        subtitle=f"{config.model.size} network, {config.masking} masking, step {saved.step}; "
+        f"{', '.join(f'{contract.splits[s]} {s}' for s in _SPLITS if s in contract.splits)} tiles of "
+        + ", ".join(f"{n} ({m.level}, {len(m.bands)} bands)" for n, m in contract.modalities.items()),
+        notices=notices,
+        claims=claims,
+        tasks=tasks,
+        classes=_class_table(rows),
+        reconstructions=picture,
+        training=style.embed(training) if training else None,
+        distribution=style.embed(distribution) if distribution else None,
+        data_text=f"{contract.source_version}. Splits: {contract.split_origin}. Licence: {contract.licence}. "
+        f"{contract.citation} {' '.join(contract.notes)}",
+        protocol=_protocol(rows, config, saved),
+        commands=_commands(workdir, dataset),
+        config=json.dumps(config_lib.to_json(config), indent=1, sort_keys=True),
+        contract=contract.to_json(),
     )
     page = os.path.join(workdir, "report.html")
-    temporary = page + ".tmp"
-    with open(temporary, "w", encoding="utf-8") as f:
-        f.write(html)
-    os.replace(temporary, page)
+    style.write_page(page, html)
     return page
 
 

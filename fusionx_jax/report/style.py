@@ -1,6 +1,8 @@
-"""One look for every figure: colours that colour-blind readers can tell apart, plain axes, named methods."""
+"""One look for every figure and page: colours that colour-blind readers can tell apart, plain axes, named methods."""
 
+import base64
 import os
+from typing import Any
 
 import matplotlib
 
@@ -58,3 +60,29 @@ def save(figure, directory: str, name: str) -> str:
         os.replace(temporary, path)
     pyplot().close(figure)
     return os.path.join(directory, f"{name}.png")
+
+
+def embed(path: str) -> str:
+    """A PNG as a data address, so that a page is one file."""
+    with open(path, "rb") as f:
+        return "data:image/png;base64," + base64.b64encode(f.read()).decode()
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template of this package; a value that the template asks for and does not get is an error."""
+    import jinja2
+
+    loader = jinja2.PackageLoader("fusionx_jax.report", ".")
+    return (
+        jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+        .get_template(template)
+        .render(**values)
+    )
+
+
+def write_page(path: str, html: str) -> None:
+    """Writes a page under its name only when complete."""
+    temporary = path + ".tmp"
+    with open(temporary, "w", encoding="utf-8") as f:
+        f.write(html)
+    os.replace(temporary, path)

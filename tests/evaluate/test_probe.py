@@ -26,7 +26,7 @@ def test_multi_label_probe_agrees_with_scikit_learn(size):
     y, held = truth[:400].astype(float), truth[400:]
     members = _subsets(400, 3, size, rng)
     folds = np.zeros_like(members)
-    weights = np.ones((1, len(held)), int)
+    weights = np.ones((len(held), 1), int)
     for strength in (0.01, 0.1, 1.0):
         fit = probe.fit(train, y, members, folds, np.array([strength]), test, softmax=False, selection=(test, held))
         for seed, rows in enumerate(members):
@@ -67,7 +67,7 @@ def test_single_label_probe_agrees_with_scikit_learn(size):
             assert agree > 0.99
             truth = labels[400:]
             ours, theirs = (
-                metrics.single_label(s.astype(float), truth, np.ones((1, len(truth)), int))
+                metrics.single_label(s.astype(float), truth, np.ones((len(truth), 1), int))
                 for s in (fit.scores[seed], model.decision_function(test))
             )
             for name in metrics.SINGLE:

@@ -1,0 +1,197 @@
+"""`fusionx bench`: speed as ratios against named alternatives, measured side by side in one run.
+
+Machines differ and are shared, so a rate alone says little: every alternative takes turns with ours, several rounds,
+and the medians are compared.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from fusionx_jax import contract as contract_lib
+from fusionx_jax import modalities, progress
+from fusionx_jax.contract import InputError, RunError
+
+_SENSORS = {m.name: m for m in (modalities.SENTINEL1_RTC, modalities.SENTINEL2_L2A)}
+
+
+def rates(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
+    """Median items per second of each contestant, which take turns; each call returns how many items it handled."""
+    measured: dict[str, list[float]] = {name: [] for name in contestants}
+    for contestant in contestants.values():  # warm up: compile, fill caches
+        contestant()
+    for _ in range(rounds):
+        for name, contestant in contestants.items():
+            started = time.perf_counter()
+            count = contestant()
+            measured[name].append(count / (time.perf_counter() - started))
+    return {name: statistics.median(values) for name, values in measured.items()}
+
+
+def write_random_set(directory: str, count: int, size: int) -> None:
+    """A prepared set of random tiles, one split, as `data.prepare` would write it.
+
+    Raises:
+      RunError: the disk is full.
+    """
+    from array_record.python import array_record_module
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    rng = np.random.default_rng(0)
+    name = "bench"
+    try:
+        writer = array_record_module.ArrayRecordWriter(
+            os.path.join(directory, f"{name}-train.array_record-00000-of-00001"), "group_size:1,uncompressed"
+        )
+        for i in range(count):
+            example = tf_example_pb2.Example()
+            for key, sensor in _SENSORS.items():
+                tile = rng.integers(0, 10_000, (size, size, len(sensor.bands)), np.uint16)
+                example.features.feature[key].bytes_list.value.append(tile.tobytes())
+            example.features.feature["id"].bytes_list.value.append(f"bench-{i}".encode())
+            writer.write(example.SerializeToString(deterministic=True))
+        writer.close()
+    except RuntimeError as error:
+        raise RunError(f"The tiles cannot be written to {directory} ({error}); give --tmp a larger disk.") from error
+    mods = {
+        key: contract_lib.ModalityContract(
+            bands=sensor.band_names,
+            unit=sensor.unit,
+            level=sensor.level,
+            scale=sensor.scale,
+            offset=sensor.offset,
+            nodata=modalities.NODATA,
+            gsd_m=10.0,
+            height=size,
+            width=size,
+            mean=(0.0,) * len(sensor.bands),
+            std=(1.0,) * len(sensor.bands),
+        )
+        for key, sensor in _SENSORS.items()
+    }
+    made = contract_lib.Contract(
+        name=name,
+        simulated=True,
+        modalities=mods,
+        tasks={},
+        splits={"train": count},
+        split_origin="none",
+        licence="none",
+        citation="random numbers",
+        source_version="random numbers",
+    )
+    with open(os.path.join(directory, "dataset_info.json"), "w", encoding="utf-8") as f:
+        json.dump({"name": name, "splits": [{"name": "train", "shardLengths": [str(count)]}]}, f)
+    with open(os.path.join(directory, contract_lib.FILE_NAME), "w", encoding="utf-8") as f:
+        f.write(made.to_json())
+
+
+def bench_input(args: argparse.Namespace) -> dict[str, Any]:
+    """Pairs per second, decoded and on the device: our pipeline, TFRecord with a shuffle buffer, a memmap gather."""
+    import jax
+
+    from fusionx_jax import input_pipeline, tiles
+
+    if args.tiles < args.batch_size * 4 or args.batch_size < 1 or args.rounds < 1:
+        raise InputError(
+            f"--tiles is {args.tiles}, --batch_size {args.batch_size} and --rounds {args.rounds}; at least four "
+            "batches of tiles and one round are needed."
+        )
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    batches = args.tiles // args.batch_size
+    with tempfile.TemporaryDirectory(dir=args.tmp, prefix="fusionx-bench-") as folder:
+        progress.logger.info(
+            "Writing %d random pairs of %d px in three forms to %s.", args.tiles, args.tile_size, folder
+        )
+        write_random_set(folder, args.tiles, args.tile_size)
+        prepared = tiles.PreparedSet(folder)
+        arrays = _memmaps(prepared, folder, args.tiles)
+        records = os.path.join(folder, "tiles.tfrecord")
+        input_pipeline.write_tfrecord(prepared, "train", tuple(_SENSORS), records)
+        steps = iter(range(0, 1 << 40, batches))
+
+        def drain(source: Iterator[dict[str, np.ndarray]]) -> int:
+            count = 0
+            for batch in input_pipeline.DeviceBatches(source, sharding):
+                jax.block_until_ready(batch)
+                count += args.batch_size
+            return count
+
+        def ours() -> int:
+            start = next(steps)
+            return drain(
+                input_pipeline.host_batches(
+                    prepared, "train", tuple(_SENSORS), batch_size=args.batch_size, seed=0, start_step=start,
+                    stop_step=start + batches,
+                )
+            )  # fmt: skip
+
+        def tfrecord_shuffle() -> int:
+            return drain(input_pipeline.tfrecord_batches(records, prepared, tuple(_SENSORS), args.batch_size))
+
+        def memmap_gather() -> int:
+            start = next(steps)
+            for step in range(start, start + batches):
+                index = tiles.batch_indices(0, step, args.batch_size, args.tiles)
+                for array in arrays.values():
+                    array[index]
+            return batches * args.batch_size
+
+        found = rates({"ours": ours, "tfrecord_shuffle": tfrecord_shuffle, "memmap_gather": memmap_gather}, args.rounds)
+    return {
+        "pairs_per_s": found["ours"],
+        "tfrecord_shuffle_pairs_per_s": found["tfrecord_shuffle"],
+        "memmap_gather_pairs_per_s": found["memmap_gather"],
+        "vs_tfrecord_shuffle": found["ours"] / found["tfrecord_shuffle"],
+        "vs_memmap_gather": found["ours"] / found["memmap_gather"],
+        "pair_bytes": sum(args.tile_size**2 * 2 * len(s.bands) for s in _SENSORS.values()),
+        "page_cache": "warm in all cases",
+        "device": str(jax.local_devices()[0].device_kind),
+        "cores": os.cpu_count(),
+    }
+
+
+def _memmaps(prepared, folder: str, count: int) -> dict[str, np.ndarray]:
+    """The same tiles as memory-mapped arrays, in the prepared set's order."""
+    arrays = {}
+    for key in _SENSORS:
+        shape = prepared.read("train", [0], [key])[key].shape[1:]
+        path = os.path.join(folder, f"{key}.npy")
+        arrays[key] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint16, shape=(count, *shape))
+        for start in range(0, count, 64):
+            index = np.arange(start, min(start + 64, count))
+            arrays[key][index] = prepared.read("train", index, [key])[key]
+    return arrays
+
+
+def _table(values: dict[str, Any]) -> str:
+    return "\n".join(f"{k:32} {v:.4g}" if isinstance(v, float) else f"{k:32} {v}" for k, v in values.items())
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="fusionx bench", description="Speed as ratios against named alternatives, measured in one run."
+    )
+    benches = parser.add_subparsers(dest="bench", required=True, metavar="WHAT")
+    pipeline = benches.add_parser("input", help="the input pipeline against TFRecord + shuffle and a memmap gather")
+    pipeline.add_argument(
+        "--tiles", type=int, default=1536, help="pairs in the set (default 1536: 0.6 GB, three forms)"
+    )
+    pipeline.add_argument("--tile_size", type=int, default=120, help="side in pixels (default 120)")
+    pipeline.add_argument("--batch_size", type=int, default=64)
+    pipeline.add_argument("--rounds", type=int, default=5, help="turns of each contestant (default 5)")
+    pipeline.add_argument("--tmp", metavar="DIR", default=None, help="where the tiles go (default: the system's)")
+    pipeline.set_defaults(run=bench_input)
+    for bench in (pipeline,):
+        bench.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args(argv)
+    values = args.run(args)
+    print(json.dumps(values) if args.json else _table(values))
+    return 0

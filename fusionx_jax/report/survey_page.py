@@ -1,0 +1,202 @@
+"""The page and figures of `fusionx inspect`; the figure `classes` is the paper's Fig. 2."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from fusionx_jax import survey as survey_lib
+from fusionx_jax.contract import Contract
+from fusionx_jax.report import style
+
+_SPLIT_COLOURS = ("#0072B2", "#E69F00", "#009E73")
+
+
+def write(surveys: Sequence["survey_lib.Survey"], out: str) -> str:
+    """Writes `inspect.html` and `figures/` into `out` and returns the page's path."""
+    directory = os.path.join(out, "figures")
+    contracts = [s.contract for s in surveys]
+    distribution = class_distribution(contracts, directory)
+    sets = []
+    for i, survey in enumerate(surveys):
+        c, name = survey.contract, f"{i}-{survey.contract.name}" if len(surveys) > 1 else survey.contract.name
+        figures = [
+            _figure(contact_sheet(survey, directory, f"tiles-{name}"), "Tiles in every composite, with their labels."),
+            _figure(
+                histograms(survey, directory, f"bands-{name}"),
+                "Values of valid pixels (all splits; every fourth row and column), the contract's mean (line) and "
+                "deviation (band).",
+            ),
+        ]
+        for task, counts in survey.together.items():
+            path = co_occurrence(c, task, counts, directory, f"together-{name}-{task}")
+            figures.append(_figure(path, f"Task {task}: share of the row's tiles that also hold the column's class."))
+        if len(survey.places) and np.isfinite(survey.places[:, :2]).any():
+            figures.append(_figure(places(survey, directory, f"places-{name}"), "Where the tiles lie, by split."))
+        sets.append(
+            {
+                "name": f"{c.name}{' (simulated)' if c.simulated else ''}",
+                "warnings": survey.warnings,
+                "splits": [{"name": s, "tiles": n, "examined": survey.examined.get(s, 0)} for s, n in c.splits.items()],
+                "text": f"{c.source_version}. Splits: {c.split_origin}. Licence: {c.licence}. {c.citation} "
+                + " ".join(c.notes),
+                "figures": figures,
+                "tasks": [
+                    {
+                        "name": f"{t} ({'pixels' if task.kind == 'pixel' else 'tiles'})",
+                        "splits": list(task.counts),
+                        "rows": [
+                            {"name": label, "counts": [task.counts[s][k] for s in task.counts]}
+                            for k, label in enumerate(task.classes)
+                        ],
+                    }
+                    for t, task in c.tasks.items()
+                ],
+                "contract": c.to_json(),
+            }
+        )
+    html = style.render(
+        "survey.html",
+        title="Prepared sets",
+        subtitle=", ".join(f"{c.name}: {sum(c.splits.values())} tiles" for c in contracts),
+        distribution=style.embed(distribution) if distribution else None,
+        sets=sets,
+    )
+    page = os.path.join(out, "inspect.html")
+    os.makedirs(out, exist_ok=True)
+    style.write_page(page, html)
+    return page
+
+
+def _figure(path: str, caption: str) -> dict[str, str]:
+    return {"image": style.embed(path), "alt": caption, "caption": caption}
+
+
+def class_distribution(contracts: Sequence[Contract], directory: str) -> str | None:
+    """Share of tiles (or labelled pixels) by class and split, a row for each set; None where no set has labels."""
+    labelled = [c for c in contracts if c.tasks]
+    if not labelled:
+        return None
+    plt = style.pyplot()
+    unit = {"multi": "tiles with the class", "single": "tiles dominated by it", "pixel": "labelled pixels"}
+    widest = max(len(c.tasks) for c in labelled)
+    heights = [0.9 + 0.21 * max(len(t.classes) for t in c.tasks.values()) for c in labelled]
+    figure, axes = plt.subplots(
+        len(labelled), widest, figsize=(3.9 * widest, sum(heights) + 0.4), squeeze=False, height_ratios=heights
+    )
+    for row, c in zip(axes, labelled):
+        for axis in row[len(c.tasks) :]:
+            axis.set_visible(False)
+        for axis, (name, task) in zip(row, sorted(c.tasks.items())):
+            splits = list(c.splits)
+            for i, split in enumerate(splits):
+                counts = np.array(task.counts[split], float)
+                total = counts.sum() if task.kind == "pixel" else c.splits[split]
+                place = np.arange(len(counts)) + (i - (len(splits) - 1) / 2) * 0.26
+                axis.barh(place, 100 * counts / max(total, 1), 0.25, label=split, color=_SPLIT_COLOURS[i % 3])
+            names = [k.replace("_", " ") for k in task.classes]
+            axis.set_yticks(range(len(names)), [n if len(n) < 34 else n[:32] + "…" for n in names], fontsize=7)
+            axis.invert_yaxis()
+            axis.set_xlabel(f"% of {unit[task.kind]}")
+            axis.set_title(f"{c.name}{' (simulated)' if c.simulated else ''}: {name}")
+        row[0].legend()
+    return style.save(figure, directory, "classes")
+
+
+def co_occurrence(c: Contract, task: str, counts: np.ndarray, directory: str, name: str) -> str:
+    """How often the column's class stands beside the row's."""
+    plt = style.pyplot()
+    classes = [k.replace("_", " ") for k in c.tasks[task].classes]
+    share = counts / np.maximum(np.diag(counts), 1)[:, None]
+    side = 2.2 + 0.3 * len(classes)
+    figure, axis = plt.subplots(figsize=(side + 1.2, side))
+    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    short = [k if len(k) < 28 else k[:26] + "…" for k in classes]
+    axis.set_xticks(range(len(classes)), short, rotation=60, ha="right", fontsize=7)
+    axis.set_yticks(range(len(classes)), short, fontsize=7)
+    axis.grid(False)
+    for i in range(len(classes)):
+        for j in range(len(classes)):
+            if share[i, j] >= 0.005 and i != j:
+                axis.text(
+                    j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=6,
+                    color="white" if share[i, j] > 0.55 else "#1c2733",
+                )  # fmt: skip
+    figure.colorbar(image, shrink=0.7, label="share of tiles")
+    axis.set_title(f"{c.name}{' (simulated)' if c.simulated else ''}, {task}")
+    return style.save(figure, directory, name)
+
+
+def histograms(survey: "survey_lib.Survey", directory: str, name: str) -> str:
+    """One panel a band, in physical units."""
+    plt = style.pyplot()
+    panels = [(m, i) for m, c in survey.contract.modalities.items() for i in range(len(c.bands))]
+    columns = min(5, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.9 * columns, 1.5 * rows + 0.3), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (m, i) in zip(axes.flat, panels):
+        c = survey.contract.modalities[m]
+        counts = survey.histograms[m][i]
+        edges = np.arange(len(counts) + 1) * survey_lib.BIN * c.scale + c.offset
+        if counts.sum():
+            # As many bins as can be seen: the range that holds all but a thousandth of the pixels, in sixty steps.
+            cumulated = np.cumsum(counts) / counts.sum()
+            low, high = np.searchsorted(cumulated, [0.0005, 0.9995])
+            step = max(1, (high - low) // 60)
+            places = np.arange(low, high + 1, step)
+            sums = np.add.reduceat(counts[: high + 1], places)
+            axis.bar(edges[places], sums, width=step * survey_lib.BIN * c.scale, align="edge", color="#56B4E9", lw=0)
+        axis.axvline(c.mean[i], color="#D55E00", lw=1)
+        axis.axvspan(c.mean[i] - c.std[i], c.mean[i] + c.std[i], color="#D55E00", alpha=0.12, lw=0)
+        axis.set_yticks([])
+        axis.tick_params(labelsize=6)
+        axis.set_title(f"{m} {c.bands[i]} ({'dB' if c.unit == 'dB' else c.unit})", fontsize=7)
+    return style.save(figure, directory, name)
+
+
+def contact_sheet(survey: "survey_lib.Survey", directory: str, name: str) -> str:
+    """A row a tile, a column a composite."""
+    plt = style.pyplot()
+    sheet = survey.sheet
+    titles = list(sheet[0]["images"])
+    figure, axes = plt.subplots(
+        len(sheet), len(titles) + 1, figsize=(1.7 * len(titles) + 2.8, 1.7 * len(sheet) + 0.3), squeeze=False,
+        width_ratios=[*([1] * len(titles)), 1.6],
+    )  # fmt: skip
+    for r, tile in enumerate(sheet):
+        for k, title in enumerate(titles):
+            axes[r][k].imshow(tile["images"][title], interpolation="nearest")
+            if r == 0:
+                axes[r][k].set_title(title, fontsize=8)
+        words = "\n".join(_wrap(w) for w in (tile["id"], *tile["labels"]))
+        axes[r][-1].text(0, 0.5, words, fontsize=6.5, va="center", transform=axes[r][-1].transAxes)
+        for axis in axes[r]:
+            axis.set_axis_off()
+    return style.save(figure, directory, name)
+
+
+def _wrap(text: str, width: int = 38) -> str:
+    lines, line = [], ""
+    for word in text.replace("_", " ").split(" "):
+        if line and len(line) + len(word) + 1 > width:
+            lines.append(line)
+            line = word
+        else:
+            line = f"{line} {word}".strip()
+    return "\n".join([*lines, line][:6])
+
+
+def places(survey: "survey_lib.Survey", directory: str, name: str) -> str:
+    """Longitude and latitude of the tiles by split."""
+    plt = style.pyplot()
+    figure, axis = plt.subplots(figsize=(6.4, 3.8))
+    for number, split in enumerate(s for s, n in survey.contract.splits.items() if n):
+        mine = survey.places[survey.places[:, 2] == number]
+        axis.scatter(mine[:, 0], mine[:, 1], s=7, alpha=0.6, color=_SPLIT_COLOURS[number % 3], label=split, lw=0)
+    axis.set_xlabel("longitude (°)")
+    axis.set_ylabel("latitude (°)")
+    axis.legend()
+    axis.set_title(survey.contract.name)
+    return style.save(figure, directory, name)
