@@ -18,6 +18,7 @@ CORE = [
     "scikit-learn>=1.6",  # reference metrics and probes
     "matplotlib>=3.10",  # constrained layout with figure legends outside
     "Jinja2>=3.1",  # autoescape and StrictUndefined for the page
+    "fsspec>=2024.6",  # filecache with check_files: prepared sets at gs:// and s3://
     "tqdm>=4.66",  # progress on terminals
     "PyYAML>=6.0",  # descriptions of scene folders
 ]
@@ -25,7 +26,8 @@ CORE = [
 EXTRAS = {
     # tf.data reads ahead for training; everything else runs without it.
     "input": ["tensorflow-cpu>=2.20; platform_machine == 'x86_64'", "tensorflow>=2.20; platform_machine != 'x86_64'"],
-    "geo": ["rasterio>=1.4"],  # reads GeoTIFF by window; 1.4 has wheels for numpy 2
+    # rasterio reads GeoTIFF by window, 1.4 has wheels for numpy 2; h5py reads So2Sat; pyarrow BigEarthNet's metadata.
+    "geo": ["rasterio>=1.4", "h5py>=3.11", "pyarrow>=15"],
     "beam": ["apache-beam>=2.70"],  # first with protobuf 6, which TensorFlow 2.21 accepts
     "tpu": ["jax[tpu]>=0.10.1"],
     "cuda": ["jax[cuda13]>=0.10.1"],

@@ -26,6 +26,7 @@ class Archive:
         """
         self.path = os.path.abspath(path)
         self._folders: dict[str, list[str]] | None = None  # of zip and tar files: members by folder
+        self._open: zipfile.ZipFile | tarfile.TarFile | None = None
         if os.path.isdir(self.path):
             return
         if not os.path.exists(self.path):
@@ -58,6 +59,9 @@ class Archive:
                 if not children or children[-1] != parts[depth]:
                     children.append(parts[depth])
         self._folders = {k: sorted(set(v)) for k, v in self._folders.items()}
+
+    def __getstate__(self):
+        return {**self.__dict__, "_open": None}  # a worker process opens the file itself
 
     def children(self, folder: str = "") -> list[str]:
         """Sorted names directly inside `folder`; empty if it is not there."""
@@ -103,11 +107,12 @@ class Archive:
             if self._folders is None:
                 with open(os.path.join(self.path, name), "rb") as f:
                     return f.read()
-            if self.path.lower().endswith(".zip"):
-                with zipfile.ZipFile(self.path) as f:
-                    return f.read(name)
-            with tarfile.open(self.path, "r:") as f:
-                return f.extractfile(f"./{name}" if self._dotted else name).read()
+            if self._open is None:  # kept: opening reads the whole directory of the archive
+                is_zip = self.path.lower().endswith(".zip")
+                self._open = zipfile.ZipFile(self.path) if is_zip else tarfile.open(self.path, "r:")  # noqa: SIM115
+            if isinstance(self._open, zipfile.ZipFile):
+                return self._open.read(name)
+            return self._open.extractfile(f"./{name}" if self._dotted else name).read()
         except (OSError, KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
             raise InputError(f"{self.path} lacks {name} or cannot read it ({error}); copy it again.") from error
 
@@ -116,7 +121,7 @@ class Archive:
         if name in self.children():
             return name
         inside = next((f"{child}/{name}" for child in self.children() if name in self.children(child)), None)
-        return "" if inside is None and os.path.basename(self.path) == name else inside
+        return "." if inside is None and os.path.basename(self.path) == name else inside
 
     def require_folder(self, names: Sequence[str], what: str) -> str:
         """The first of the folders `names` that is there.

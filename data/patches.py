@@ -15,7 +15,7 @@ import numpy as np
 
 from data import raster
 from data.archive import Archive
-from data.source import SPLITS, BadTile, Description, LeftOut, scene_labels
+from data.source import SPLITS, BadTile, Description, LeftOut, fingerprint, scene_labels
 from fusionx_jax import modalities
 from fusionx_jax.contract import IGNORE_LABEL, InputError, Task
 
@@ -81,6 +81,7 @@ class PatchSource:
     read: Reader
     options: Options
     unusable: tuple[LeftOut, ...] = ()
+    total: int = 0  # patches listed, unusable and thinned out ones among them
     cover: float | None = None  # with pixel labels: scene labels are the classes of at least this share
 
     def describe(self) -> Description:
@@ -91,6 +92,9 @@ class PatchSource:
 
     def left_out(self) -> Sequence[LeftOut]:
         return self.unusable
+
+    def listed(self) -> int:
+        return self.total
 
     def example(self, split: str, index: int) -> dict[str, Any]:
         patch = self.patches[split][index]
@@ -164,10 +168,13 @@ def make(
     """
     patches = {s: tuple(patches[s]) for s in SPLITS if patches.get(s)}
     total = sum(len(p) for p in patches.values())
+    unusable = tuple({entry.id: entry for entry in reversed(list(unusable))}.values())  # the first reason counts
+    listed = total + len(unusable)
     if not total:
+        first = f"; the first problem: {unusable[-1].detail}" if unusable else ""
         raise InputError(
-            f"{args.raw} holds no complete pair of patches; it must contain {description['name']} as its README in "
-            f"data/{description['name']} shows it."
+            f"{args.raw} holds no complete pair of {description['name']}{first}. The folders under data/ have a README "
+            "each that shows the layout."
         )
     if args.num_tiles is not None:
         if args.num_tiles < 2:
@@ -178,10 +185,10 @@ def make(
     chosen = options(args)
     description["source_version"] = (
         f"{description['source_version']}, {total} patches, {chosen.resampling} resampling, "
-        f"s2_offset {chosen.s2_offset:g}"
+        f"s2_offset {chosen.s2_offset:g} ({fingerprint(chosen, description['split_origin'], *patches.items())})"
     )
     return PatchSource(
-        Description(simulated=False, **description), archive, patches, read, chosen, tuple(unusable), cover
+        Description(simulated=False, **description), archive, patches, read, chosen, unusable, listed, cover
     )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import shlex
 import sys
 
 from fusionx_jax.contract import InputError, RunError
@@ -32,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("name", choices=sorted(BUILDERS), metavar="NAME", help="which data set (see below)")
     parser.add_argument("--out", required=True, metavar="DIR", help="where prepared sets go; the set is DIR/NAME/1.0.0")
     parser.add_argument("--num_workers", type=int, default=None, help="worker processes (default: one a core)")
+    parser.add_argument(
+        "--beam", metavar="OPTIONS", help='write shards with Apache Beam, e.g. --beam="--runner=DirectRunner"'
+    )
     name = next((a for a in argv if a in BUILDERS), None)
     builder = None
     if name:
@@ -42,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         most = getattr(args, "max_failures", 0.0)
-        print(writer.prepare(builder.make_source(args), args.out, args.num_workers, most))
+        options = None if args.beam is None else shlex.split(args.beam)
+        print(writer.prepare(builder.make_source(args), args.out, args.num_workers, most, options))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

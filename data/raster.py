@@ -65,16 +65,20 @@ def read_bands(
         if nodata is not None:
             values = np.where(read.data == nodata, np.nan, values)
         layers.append(values)
-    return Bands(np.moveaxis(np.concatenate(layers), 0, -1), centre(*first[:2]))
+    return Bands(np.moveaxis(np.concatenate(layers), 0, -1), _middle(*first[:2]))
 
 
-def centre(crs, bounds) -> np.ndarray:
-    """Longitude and latitude (degrees, WGS 84) of a square's centre; NaN without a coordinate system."""
+def _middle(crs, bounds) -> np.ndarray:
+    """Longitude and latitude of a square's centre; NaN without a coordinate system."""
     if not crs:
         return np.full(2, np.nan, np.float32)
+    return centre(crs, (bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2)
+
+
+def centre(crs, x: float, y: float) -> np.ndarray:
+    """Longitude and latitude (degrees, WGS 84) of a point."""
     from rasterio.warp import transform
 
-    x, y = (bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2
     longitude, latitude = transform(crs, "EPSG:4326", [x], [y])
     return np.array([longitude[0], latitude[0]], np.float32)
 

@@ -6,6 +6,7 @@ any worker, and again after an interruption.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -72,6 +73,18 @@ class Source(Protocol):
 
     def left_out(self) -> Sequence[LeftOut]:
         """Examples that were found unusable while listing the source, such as tiles without their partner."""
+
+    def listed(self) -> int:
+        """How many examples the source lists, those left out and those not asked for among them."""
+
+
+def fingerprint(*parts: Any) -> str:
+    """Eight digits that change when anything of a listing or of the choices behind it does."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for entry in part if isinstance(part, list | tuple) else (part,):
+            digest.update(repr(entry).encode() + b"\n")
+    return digest.hexdigest()[:8]
 
 
 def scene_labels(pixels: np.ndarray, num_classes: int, cover: float) -> tuple[np.ndarray, int]:

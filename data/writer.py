@@ -14,6 +14,8 @@ import contextlib
 import csv
 import dataclasses
 import errno
+import fcntl
+import functools
 import io
 import json
 import math
@@ -27,7 +29,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data import checks
+from data import beam, checks
 from data.source import SPLITS, BadTile, Description, LeftOut, Source
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import modalities as modalities_lib
@@ -37,6 +39,7 @@ TFDS_VERSION = "1.0.0"
 _RECORD_OPTIONS = "group_size:1,uncompressed"
 _STATS_DIR = "preparing"
 _SHARD_BYTES = 64 << 20
+_MOST_SHARDS = 256
 LEFT_OUT_FILE = "left_out.csv"
 
 
@@ -50,11 +53,19 @@ class Shard:
     filename: str
 
 
-def prepare(source: Source, out: str, num_workers: int | None = None, max_failures: float = 0.0) -> str:
+def prepare(
+    source: Source,
+    out: str,
+    num_workers: int | None = None,
+    max_failures: float = 0.0,
+    beam_options: list[str] | None = None,
+) -> str:
     """Prepares `source` under `out` and returns the prepared set's directory, `out/NAME/1.0.0`.
 
     Finished shards of an interrupted run of the same command are kept. Examples that cannot be used are left out and
-    listed in `left_out.csv`, as long as they are at most the share `max_failures` of all.
+    listed in `left_out.csv`, as long as they are at most the share `max_failures` of all. With `beam_options` (Apache
+    Beam's own arguments, such as --runner=DirectRunner) shards are written by that runner instead of local processes;
+    its workers must see `out` under the same path.
 
     Raises:
       InputError: the directory holds another set, a split the set needs is empty, the pixels are not in the unit they
@@ -78,14 +89,31 @@ def prepare(source: Source, out: str, num_workers: int | None = None, max_failur
         print(f"warning: {remark}", file=sys.stderr)
     description = dataclasses.replace(description, notes=(*description.notes, *remarks))
     shards = _plan_shards(description, splits)
-    tally = _Tally(source, directory, sum(splits.values()), max_failures)
+    tally = _Tally(source, directory, source.listed(), max_failures)
     with _disk_errors(directory):
         os.makedirs(os.path.join(directory, _STATS_DIR), exist_ok=True)
-        _claim(directory, description)
+        lock = _claim(directory, description)
         _check_space(directory, description, splits)
-        stats = _write_shards(source, directory, shards, num_workers, tally)
+        stats = _finished(directory, shards, tally)
+        todo = [s for s in shards if s.filename not in stats]
+        if beam_options is not None:
+            beam.run(functools.partial(write_shard, source, directory), todo, beam_options)
+            stats |= _finished(directory, todo, tally)
+            if len(stats) < len(shards):
+                tally.check()
+                raise RunError(
+                    f"{len(shards) - len(stats)} shards of {directory} are not there; run the command again."
+                )
+        else:
+            stats |= _write_locally(source, directory, shards, todo, num_workers, tally)
         tally.write()
+        for needed in ("train", "test"):
+            if not sum(stats[s.filename]["num_examples"] for s in shards if s.split == needed):
+                raise InputError(
+                    f"No tile of the split {needed!r} of {description.name} can be used; {tally.summary()}."
+                )
         _write_metadata(directory, description, shards, stats, tally)
+        lock.close()
     return directory
 
 
@@ -96,7 +124,7 @@ class _Tally:
         if not 0 <= most < 1:
             raise InputError(f"--max_failures is {most:g}; it is a share of all tiles, from 0 to below 1.")
         self.left_out = list(source.left_out())
-        self._directory, self._total, self._most = directory, total + len(self.left_out), most
+        self._directory, self._total, self._most = directory, total, most
 
     def add(self, stats: Mapping[str, Any]) -> None:
         self.left_out += [LeftOut(*entry) for entry in stats["left_out"]]
@@ -107,9 +135,17 @@ class _Tally:
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         return f"{len(self.left_out)} of {self._total} tiles left out ({listed})"
 
+    def too_many(self) -> bool:
+        return len(self.left_out) > self._most * self._total
+
+    def forget(self, stats: Mapping[str, Any]) -> None:
+        """Takes a shard's entries back: it will be written again."""
+        again = {LeftOut(*entry) for entry in stats["left_out"]}
+        self.left_out = [entry for entry in self.left_out if entry not in again]
+
     def check(self) -> None:
         """Stops when too many examples were left out."""
-        if len(self.left_out) > self._most * self._total:
+        if self.too_many():
             os.makedirs(self._directory, exist_ok=True)
             self.write()
             raise InputError(
@@ -119,11 +155,14 @@ class _Tally:
             )
 
     def write(self) -> None:
+        path = os.path.join(self._directory, LEFT_OUT_FILE)
         if not self.left_out:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
             return
         text = io.StringIO()
         csv.writer(text).writerows([LeftOut._fields, *sorted(self.left_out)])
-        _write_atomically(os.path.join(self._directory, LEFT_OUT_FILE), text.getvalue())
+        _write_atomically(path, text.getvalue())
 
 
 def tile_bytes(description: Description) -> int:
@@ -145,8 +184,17 @@ def _already_there(directory: str, description: Description) -> bool:
     )
 
 
-def _claim(directory: str, description: Description) -> None:
-    """Marks the unfinished directory as belonging to this source, or refuses one that belongs to another."""
+def _claim(directory: str, description: Description) -> io.IOBase:
+    """Marks the unfinished directory as belonging to this source, or refuses one that belongs to another.
+
+    Returns an open file whose lock keeps a second preparation away until it is closed, or this process ends.
+    """
+    lock = open(os.path.join(directory, _STATS_DIR, "lock"), "w", encoding="utf-8")  # noqa: SIM115 (held until the end)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise InputError(f"Another process is preparing {directory}; wait for it, or give another --out.") from error
     path = os.path.join(directory, _STATS_DIR, "source.json")
     if os.path.exists(path):
         with open(path, encoding="utf-8") as f:
@@ -156,8 +204,9 @@ def _claim(directory: str, description: Description) -> None:
                 f"{directory} holds an unfinished preparation of {begun}, and this command would prepare "
                 f"{description.source_version}; finish that one with its own command, or remove the directory."
             )
-        return
-    _write_atomically(path, json.dumps({"source_version": description.source_version}))
+    else:
+        _write_atomically(path, json.dumps({"source_version": description.source_version}))
+    return lock
 
 
 def _check_space(directory: str, description: Description, splits: Mapping[str, int]) -> None:
@@ -187,7 +236,9 @@ def _disk_errors(directory: str):
 
 
 def _plan_shards(description: Description, splits: Mapping[str, int]) -> list[Shard]:
-    per_shard = max(1, _SHARD_BYTES // tile_bytes(description))
+    # Readers keep shards open: half a million tiles must not become thousands of files.
+    wanted = max(_SHARD_BYTES, sum(splits.values()) * tile_bytes(description) // _MOST_SHARDS)
+    per_shard = max(1, wanted // tile_bytes(description))
     shards = []
     for split, total in splits.items():
         count = max(1, math.ceil(total / per_shard))
@@ -234,24 +285,30 @@ def _work(directory: str, shard: Shard, progress) -> dict[str, Any]:
     return write_shard(_SOURCE, directory, shard, progress)
 
 
-def _write_shards(
-    source: Source, directory: str, shards: list[Shard], num_workers: int | None, tally: _Tally
-) -> dict[str, dict[str, Any]]:
-    """Writes what is missing, in parallel; returns statistics by shard file name."""
+def _finished(directory: str, shards: list[Shard], tally: _Tally) -> dict[str, dict[str, Any]]:
+    """Statistics of the shards that are there, by file name; what an interrupted run left half-written is removed."""
     stats: dict[str, dict[str, Any]] = {}
-    todo = []
     for shard in shards:
         record, side = os.path.join(directory, shard.filename), _stats_path(directory, shard)
         if os.path.exists(record) and os.path.exists(side):
             with open(side, encoding="utf-8") as f:
                 stats[shard.filename] = json.load(f)
             tally.add(stats[shard.filename])
-        else:
-            todo.append(shard)
-    tally.check()
+    if tally.too_many():  # files may have been repaired since: what was left out gets another chance
+        for name in [n for n, s in stats.items() if s["left_out"]]:
+            tally.forget(stats.pop(name))
+        tally.check()
     for leftover in os.listdir(directory):
         if leftover.startswith(".tmp-"):
             os.remove(os.path.join(directory, leftover))
+    return stats
+
+
+def _write_locally(
+    source: Source, directory: str, shards: list[Shard], todo: list[Shard], num_workers: int | None, tally: _Tally
+) -> dict[str, dict[str, Any]]:
+    """Writes what is missing with one process a core; returns statistics by shard file name."""
+    stats: dict[str, dict[str, Any]] = {}
     workers = max(1, min(num_workers or os.cpu_count() or 1, len(todo) or 1))
     total = sum(s.stop - s.start for s in shards)
     done = total - sum(s.stop - s.start for s in todo)
@@ -327,14 +384,15 @@ def write_shard(source: Source, directory: str, shard: Shard, progress=None) -> 
     collector = _Statistics(description)
     temporary = os.path.join(directory, f".tmp-{os.getpid()}-{shard.filename}")
     try:
-        writer = array_record_module.ArrayRecordWriter(temporary, _RECORD_OPTIONS)
+        with _as_full_disk(temporary):
+            writer = array_record_module.ArrayRecordWriter(temporary, _RECORD_OPTIONS)
         try:
             size, left_out = 0, []
             for index in range(shard.start, shard.stop):
                 if progress and (index % 8 == 7 or index + 1 == shard.stop):
                     counter, lock = progress
                     with lock:
-                        counter.value += 8 if index % 8 == 7 else (index + 1) % 8
+                        counter.value += index + 1 - max(shard.start, index - index % 8)
                 try:
                     wire = encode_example(source.example(shard.split, index), description)
                 except BadTile as bad:
@@ -352,9 +410,11 @@ def write_shard(source: Source, directory: str, shard: Shard, progress=None) -> 
                         feature.bytes_list.value.append(np.ascontiguousarray(value).tobytes())
                 record = example.SerializeToString(deterministic=True)  # map order would differ by process
                 size += len(record)
-                writer.write(record)
+                with _as_full_disk(temporary):
+                    writer.write(record)
         finally:
-            writer.close()
+            with _as_full_disk(temporary):
+                writer.close()
         written = os.path.getsize(temporary)
         if written < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary)
@@ -367,11 +427,18 @@ def write_shard(source: Source, directory: str, shard: Shard, progress=None) -> 
         _write_atomically(_stats_path(directory, shard), json.dumps(stats))
         os.replace(temporary, os.path.join(directory, shard.filename))
         return stats
-    except RuntimeError as error:  # array_record reports a failed write this way
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({error})", temporary) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+@contextlib.contextmanager
+def _as_full_disk(path: str):
+    """array_record reports a failed write as RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({error})", path) from error
 
 
 def encode_example(example: Mapping[str, Any], description: Description) -> dict[str, Any]:
@@ -445,6 +512,7 @@ def _write_metadata(
     splits: dict[str, list[Shard]] = {}
     for shard in shards:
         splits.setdefault(shard.split, []).append(shard)
+    splits = {s: m for s, m in splits.items() if sum(stats[x.filename]["num_examples"] for x in m)}
     if tally.left_out:
         remark = f"{tally.summary()}; see {LEFT_OUT_FILE}."
         print(remark, file=sys.stderr)

@@ -12,12 +12,12 @@ from fusionx_jax import __main__ as command_line
 
 
 def full_settings() -> list[str]:
-    """Overrides that bring the supervised floor to its full budget."""
-    supervised = default.evaluation().supervised
-    keys = ("seeds", "batch_size", "num_steps", "min_steps", "eval_every", "val_tiles")
-    settings = [f"--config.evaluate.supervised.{k}={supervised[k]}" for k in keys]
-    rates = ",".join(f"{r:g}" for r in supervised.learning_rates)
-    return [*settings, f"--config.evaluate.supervised.learning_rates=({rates},)"]
+    """Overrides that bring every reduced setting of an evaluation to its default; what is judged stays as it is."""
+    kept = ("pooling", "selection", "statistics", "subset_dir", "supervised", "batch_size")
+    e = default.evaluation()
+    settings = {f"evaluate.{k}": e[k] for k in e if k not in kept}
+    settings |= {f"evaluate.supervised.{k}": v for k, v in e.supervised.items()}
+    return [f"--config.{k}={v!r}" for k, v in settings.items()]
 
 
 def main(argv: list[str]) -> int:

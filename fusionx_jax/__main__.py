@@ -65,6 +65,11 @@ def main(argv: list[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return 1
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+            print(
+                f"error: {error.strerror}: {error.filename}; give another folder or its permissions.", file=sys.stderr
+            )
+            return 2
         raise
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)

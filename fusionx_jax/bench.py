@@ -124,8 +124,11 @@ def bench_input(args: argparse.Namespace) -> dict[str, Any]:
                 count += args.batch_size
             return count
 
+        memory = []
+
         def ours() -> int:
             start = next(steps)
+            memory.append(_resident_bytes())
             return drain(
                 input_pipeline.host_batches(
                     prepared, "train", tuple(_SENSORS), batch_size=args.batch_size, seed=0, start_step=start,
@@ -151,11 +154,21 @@ def bench_input(args: argparse.Namespace) -> dict[str, Any]:
         "memmap_gather_pairs_per_s": found["memmap_gather"],
         "vs_tfrecord_shuffle": found["ours"] / found["tfrecord_shuffle"],
         "vs_memmap_gather": found["ours"] / found["memmap_gather"],
+        "memory_growth_bytes": memory[-1] - memory[2] if len(memory) > 2 else 0,  # once caches and pools are filled
         "pair_bytes": sum(args.tile_size**2 * 2 * len(s.bands) for s in _SENSORS.values()),
         "page_cache": "warm in all cases",
         "device": str(jax.local_devices()[0].device_kind),
         "cores": os.cpu_count(),
     }
+
+
+def _resident_bytes() -> int:
+    """Memory this process holds now; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as f:
+            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def _memmaps(prepared, folder: str, count: int) -> dict[str, np.ndarray]:

@@ -72,7 +72,7 @@ class Manager:
 
         def start():
             self._checkpointer.save_checkpointables_async(
-                step, {"state": state}, custom_metadata=self._metadata, overwrite=True
+                step, {"state": state}, custom_metadata={**self._metadata, "step": step}, overwrite=True
             )
             if wait:
                 self._checkpointer.wait()
@@ -130,11 +130,12 @@ def find(path: str) -> Saved:
             raise ValueError("it is not an Orbax checkpoint")
         metadata = ocp.checkpointables_metadata(chosen).custom_metadata or {}
         config, raw = metadata["config"], metadata["contract"]
+        step = int(metadata["step"] if "step" in metadata else os.path.basename(chosen))
     except (KeyError, ValueError, OSError, ocp.errors.InvalidLayoutError) as error:
         raise InputError(
             f"{chosen} is not a FusionX-Net checkpoint ({error}); give a workdir of `fusionx pretrain` or a checkpoint."
         ) from error
-    return Saved(int(os.path.basename(chosen)), config, contract_lib.from_dict(raw, chosen), chosen)
+    return Saved(step, config, contract_lib.from_dict(raw, chosen), chosen)
 
 
 def load_params(saved: Saved, abstract_params: Any) -> Any:
@@ -143,21 +144,31 @@ def load_params(saved: Saved, abstract_params: Any) -> Any:
     Raises:
       InputError: the parameters have other names or shapes than the network needs.
     """
+    check_params(saved, abstract_params)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or device),
         abstract_params,
     )
     metadata = ocp.checkpointables_metadata(saved.path).metadata["state"]
+    rest = {k: jax.tree.map(lambda _: ocp.PLACEHOLDER, v) for k, v in metadata.items() if k != "params"}
+    return ocp.load_checkpointables(saved.path, {"state": {"params": wanted, **rest}})["state"]["params"]
+
+
+def check_params(saved: Saved, abstract_params: Any) -> None:
+    """Refuses a checkpoint whose parameters are not those of a network.
+
+    Raises:
+      InputError: they have other names or shapes.
+    """
+    metadata = ocp.checkpointables_metadata(saved.path).metadata["state"]
     stored = jax.tree.map(lambda x: tuple(x.shape), metadata["params"])
-    needed = jax.tree.map(lambda x: tuple(x.shape), wanted)
+    needed = jax.tree.map(lambda x: tuple(x.shape), abstract_params)
     if jax.tree.leaves_with_path(stored, is_leaf=_is_shape) != jax.tree.leaves_with_path(needed, is_leaf=_is_shape):
         raise InputError(
             f"The network described does not have the parameters of {saved.path}; model sizes, modalities, patch_size "
             "and target must be those of the checkpoint."
         )
-    rest = {k: jax.tree.map(lambda _: ocp.PLACEHOLDER, v) for k, v in metadata.items() if k != "params"}
-    return ocp.load_checkpointables(saved.path, {"state": {"params": wanted, **rest}})["state"]["params"]
 
 
 def _is_shape(x: Any) -> bool:

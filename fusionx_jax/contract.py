@@ -8,7 +8,7 @@ go wherever the weights go.
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -228,6 +228,14 @@ def check_compatible(have: Contract, want: Mapping[str, ModalityContract], *, ha
                     f"Modality {name}: {have_name} is {field} {getattr(h, field)!r}, but {want_name} expects "
                     f"{getattr(w, field)!r}; convert the data or use weights trained on it."
                 )
+
+
+def in_band_order(own: ModalityContract, bands: Sequence[str]) -> ModalityContract:
+    """The same modality with its bands, and their statistics, in the order `bands`."""
+    place = [own.bands.index(b) for b in bands]
+    return dataclasses.replace(
+        own, bands=tuple(bands), mean=tuple(own.mean[i] for i in place), std=tuple(own.std[i] for i in place)
+    )
 
 
 def check_unit(values: np.ndarray, modality: modalities_lib.Modality, where: str) -> None:

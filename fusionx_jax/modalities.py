@@ -202,11 +202,12 @@ def offset_remark(values: np.ndarray, bands: Sequence[str]) -> str | None:
     if lowest >= _BASELINE_OFFSET:
         return (
             f"the darkest pixels lie at {lowest:.0f}, above 1000: the offset of processing baseline 04.00 (since 2022) "
-            "seems not to be subtracted; check the products' metadata and pass --s2_offset=-1000 if they have it."
+            "seems not to be subtracted; check the products' metadata, and if they have it pass --s2_offset=-1000 "
+            "(`add: -1000` in a YAML)."
         )
     if negative > 0.2:
         return (
             f"{100 * negative:.0f} % of the red and short-wave pixels are negative: an offset seems to be subtracted "
-            "that these products do not have; check --s2_offset."
+            "that these products do not have; check --s2_offset (`add:` in a YAML)."
         )
     return None

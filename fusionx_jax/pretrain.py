@@ -23,9 +23,9 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from fusionx_jax import checkpoint, input_pipeline, losses, masking, preprocess, progress, sharding, tiles
+from fusionx_jax import checkpoint, files, input_pipeline, losses, masking, preprocess, progress, sharding, tiles
 from fusionx_jax import config as config_lib
-from fusionx_jax.contract import Contract, InputError, RunError, check_compatible
+from fusionx_jax.contract import Contract, InputError, RunError, check_compatible, in_band_order
 from fusionx_jax.models import build, fusionx, layers
 
 # Keys that may change between a run and its continuation: they do not touch the numbers.
@@ -153,14 +153,13 @@ def run_contract(config: ConfigDict, data: Contract) -> tuple[Contract, checkpoi
     saved = checkpoint.find(config.init_from)
     wanted = {m: saved.contract.modalities[m] for m in config.modalities if m in saved.contract.modalities}
     check_compatible(data, wanted, have_name=config.dataset, want_name=config.init_from)
-    if config.statistics == "dataset":
-        return data, saved
-    modalities = {
-        name: dataclasses.replace(own, bands=wanted[name].bands, mean=wanted[name].mean, std=wanted[name].std)
-        if name in wanted
-        else own
-        for name, own in data.modalities.items()
-    }
+    modalities = {}
+    for name, own in data.modalities.items():
+        if name in wanted:
+            own = in_band_order(own, wanted[name].bands)  # the weights' first layer knows no other order
+            if config.statistics == "checkpoint":
+                own = dataclasses.replace(own, mean=wanted[name].mean, std=wanted[name].std)
+        modalities[name] = own
     return dataclasses.replace(data, modalities=modalities), saved
 
 
@@ -194,6 +193,9 @@ def run(config: ConfigDict, workdir: str) -> int:
     optimizer, schedule = make_optimizer(config)
     if min(config.checkpoint_every, config.log_every) < 1:
         raise InputError("checkpoint_every and log_every must be at least 1.")
+    if config.seed < 0:
+        raise InputError(f"seed is {config.seed}; it must not be negative.")
+    _rehearse(config, model, objective, contract, start_from)
     _claim_workdir(workdir, config, contract)
     handler = progress.log_to_file(os.path.join(workdir, "pretrain.log"))
     try:
@@ -201,6 +203,18 @@ def run(config: ConfigDict, workdir: str) -> int:
     finally:
         progress.logger.removeHandler(handler)
         handler.close()
+
+
+def _rehearse(config, model, objective, contract, start_from) -> None:
+    """Traces a step without computing it, so that a config that cannot run is refused before the workdir is its own."""
+    params = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
+    if start_from is not None:
+        checkpoint.check_params(start_from, params)
+    wire = {}
+    for name in config.modalities:
+        m = contract.modalities[name]
+        wire[name] = jax.ShapeDtypeStruct((config.batch_size, m.height, m.width, len(m.bands)), jnp.uint16)
+    jax.eval_shape(objective.loss, params, wire, jax.random.key(0))
 
 
 def _train(config, workdir, prepared, contract, start_from, mesh, model, objective, optimizer, schedule) -> int:
@@ -308,8 +322,8 @@ def _loop(config, state, step_fn, batches, start, manager, metrics_log, stop, wo
     share = clock.wait_share()
     if share > 0.05:
         log.warning(
-            "Training waited %.0f %% of its time for input; put the prepared set on a faster (local) disk, or use "
-            "larger shards of memory as page cache.",
+            "Training waited %.0f %% of its time for input; put the prepared set on a local disk, leave memory free "
+            "for the page cache, and compare with `fusionx bench input`.",
             100 * share,
         )
     log.info("Done: %d steps. Next: fusionx evaluate --workdir=%s --dataset=DIR", config.num_steps, workdir)
@@ -377,13 +391,11 @@ class MetricLog:
             kept = [r for r in rows if (r.get("step") or "").isdigit() and int(r["step"]) <= start]
             kept = [r for r in kept if None not in r.values()]  # a line cut short by a kill
             self._fields = list(kept[0]) if kept else None
-            temporary = self._path + ".tmp"
-            with open(temporary, "w", newline="", encoding="utf-8") as f:
+            with files.replacing(self._path, newline="") as f:
                 if kept:
                     writer = csv.DictWriter(f, self._fields)
                     writer.writeheader()
                     writer.writerows(kept)
-            os.replace(temporary, self._path)
         self._file = open(self._path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
         try:
             from clu import metric_writers
@@ -434,10 +446,8 @@ def _claim_workdir(workdir: str, config: ConfigDict, contract: Contract) -> None
                     f"The workdir {workdir} was started on {before['contract']['source_version']}, but the data set is "
                     f"now {contract.source_version}; give another --workdir or the same data set."
                 )
-        temporary = f"{path}.tmp"
-        with open(temporary, "w", encoding="utf-8") as f:
+        with files.replacing(path) as f:
             json.dump(now, f, indent=1, sort_keys=True)
-        os.replace(temporary, path)
     except (json.JSONDecodeError, KeyError) as error:
         raise InputError(f"{path} is damaged ({error}); give another --workdir.") from error
     except OSError as error:
@@ -452,7 +462,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
         a, b = before.get(key), now.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             out += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
+        elif a != b and (a is not None or b):  # a key that older runs did not have, left at nothing
             out.append(f"{prefix}{key}: was {a!r}, now {b!r}")
     return out
 

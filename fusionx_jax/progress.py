@@ -72,6 +72,8 @@ def setup_logging() -> None:
     """Plain lines on standard error; called by the command line, never on import."""
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
+    # Libraries log through absl what they also raise, with the traceback of some thread of theirs.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     if not any(isinstance(h, _Console) for h in logger.handlers):
         console = _Console(sys.stderr)
         console.setLevel(logging.INFO)

@@ -5,7 +5,6 @@ come from the contract, co-occurrence and histograms are sums, and duplicates ar
 """
 
 import argparse
-import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -16,35 +15,13 @@ import numpy as np
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import modalities, progress, tiles
 from fusionx_jax.contract import Contract, InputError
+from fusionx_jax.report import survey_page
+from fusionx_jax.report.survey_page import BIN, Survey
 
-BIN = 32  # wire codes in one histogram bin
 _BINS = 65536 // BIN
 _CHUNK = 64  # tiles read at once
 _PIXELS = 4  # every fourth row and column serve histograms
 _PLACE = 4  # decimals of a degree within which two tiles are at one place: about 10 m
-
-
-@dataclasses.dataclass
-class Survey:
-    """Findings about one prepared set.
-
-    Attributes:
-      examined: tiles read, by split.
-      together: [K, K] tiles with both classes, by multi-label task.
-      histograms: [C, bins] pixels by band, and [C, 3] count, sum and sum of squares of the physical values.
-      places: [N, 2] longitude and latitude and the split's number of each tile, where known.
-      sheet: tiles to show, with their labels.
-    """
-
-    directory: str
-    contract: Contract
-    examined: dict[str, int]
-    together: dict[str, np.ndarray]
-    histograms: dict[str, np.ndarray]
-    moments: dict[str, np.ndarray]
-    places: np.ndarray
-    sheet: list[dict[str, Any]]
-    warnings: list[str]
 
 
 def examine(directory: str, most: int | None = None, shown: int = 6) -> Survey:
@@ -234,13 +211,11 @@ def _sheet(prepared: tiles.PreparedSet, splits: Sequence[str], shown: int) -> li
 def summary(survey: Survey) -> str:
     """The set as a few lines and a table for a terminal."""
     c = survey.contract
-    size = sum(
-        os.path.getsize(os.path.join(survey.directory, f))
-        for f in os.listdir(survey.directory)
-        if ".array_record-" in f
-    )
+    here = () if tiles.is_remote(survey.directory) else os.listdir(survey.directory)
+    size = sum(os.path.getsize(os.path.join(survey.directory, f)) for f in here if ".array_record-" in f)
     lines = [
-        f"{c.name}{' (simulated)' if c.simulated else ''}: {survey.directory}, {size / 1e9:.2f} GB",
+        f"{c.name}{' (simulated)' if c.simulated else ''}: {survey.directory}"
+        + (f", {size / 1e9:.2f} GB" if here else ""),
         "  " + ", ".join(f"{n} {s}" for s, n in c.splits.items()) + f" tiles; splits {c.split_origin}",
         f"  licence {c.licence}; {c.citation}",
     ]
@@ -272,8 +247,6 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.tiles is not None and args.tiles < 1:
         raise InputError(f"--tiles is {args.tiles}; at least 1 is needed.")
-    from fusionx_jax.report import survey_page
-
     surveys = []
     for directory in args.directories:
         surveys.append(examine(directory, args.tiles))

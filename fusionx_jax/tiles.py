@@ -5,7 +5,10 @@ Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002): each epoch visit
 any step is computed in O(batch) without walking there, so that a resume at step 10^6 costs nothing.
 """
 
+import collections
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 import threading
@@ -75,6 +78,12 @@ def host_share(indices: np.ndarray, process_index: int, process_count: int) -> n
 def is_remote(directory: str) -> bool:
     """Whether a prepared set is named by an address (gs://, s3://, memory://) rather than a path."""
     return "://" in directory
+
+
+def absolute(dataset: str) -> str:
+    """Prepared sets as they can be found from anywhere; addresses stay as they are."""
+    parts = [d.strip() for d in dataset.split(",")]
+    return ",".join(d if is_remote(d) else os.path.abspath(d) for d in parts)
 
 
 def local_file(directory: str, name: str) -> str:
@@ -153,6 +162,22 @@ def _aligned(shape: Sequence[int], dtype: str) -> np.ndarray:
     return room[start : start + size].view(dtype).reshape(shape)
 
 
+@functools.cache
+def _most_open() -> int:
+    """How many shards a thread keeps open: a share of the files this process may open, raised where that is allowed."""
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return 64
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard > soft:
+        wanted = min(hard, 8192) if hard != resource.RLIM_INFINITY else 8192
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+            soft = max(soft, wanted)
+    return max(8, soft // 8)
+
+
 def _varint(record: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
@@ -227,8 +252,12 @@ class PreparedSet:
     def _reader(self, name: str, expected: int):
         from array_record.python import array_record_module
 
-        readers = self._readers.__dict__.setdefault("open", {})
-        if name not in readers:
+        readers = self._readers.__dict__.setdefault("open", collections.OrderedDict())
+        if name in readers:
+            readers.move_to_end(name)
+        else:
+            if len(readers) >= _most_open():
+                readers.popitem(last=False)[1].close()
             with self._fetching:
                 path = local_file(self.directory, name)
             try:

@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data.source import SPLITS, Description, LeftOut, scene_labels
+from data.raster import centre
+from data.source import SPLITS, Description, LeftOut, fingerprint, scene_labels
 from fusionx_jax import modalities as modalities_lib
 from fusionx_jax.contract import IGNORE_LABEL, InputError, Task, check_unit
 
@@ -135,9 +136,28 @@ def read_spec(path: str) -> Spec:
         raise InputError(f"{path}: name is {name!r}; use lower-case letters, digits and underscores.")
     rasters = {m: _raster_spec(path, m, s) for m, s in raw["modalities"].items()}
     labels = raw.get("labels") or {}
-    if labels and not (isinstance(labels.get("classes"), dict) and labels["classes"] and "file" in labels):
-        raise InputError(f"{path}: `labels:` needs `file:` and `classes:`, a mapping from raster value to class name.")
-    values = tuple(int(v) for v in labels.get("classes", {}))
+    classes = labels.get("classes") if isinstance(labels, dict) else None
+    if labels and not (isinstance(classes, dict) and classes and "{scene}" in str(labels.get("file", ""))):
+        raise InputError(
+            f"{path}: `labels:` needs `file:` with {{scene}} in it, and `classes:`, a mapping from raster value to "
+            "class name."
+        )
+    values = tuple(_number(path, "a raster value under `classes:`", v, int) for v in classes or {})
+    names = [str(c) for c in (classes or {}).values()]
+    if len(set(names)) < len(names):
+        raise InputError(f"{path}: two raster values have one class name among {', '.join(names)}; names must differ.")
+    split = raw.get("split") or {"by": "scene"}
+    fractions = split.get("fractions", {}) if isinstance(split, dict) else None
+    if not isinstance(fractions, dict) or set(fractions) - set(SPLITS) or (fractions and "train" not in fractions):
+        raise InputError(
+            f"{path}: `split:` is {split!r}; write e.g. {{by: block, block: 3, seed: 0}}, with `fractions:` by "
+            f"{', '.join(SPLITS)} if they are not to be 0.6, 0.2 and 0.2."
+        )
+    for key in ("seed", "block"):
+        _number(path, f"`split: {key}`", split.get(key, 1), int)
+    for name, value in fractions.items():
+        if _number(path, f"the fraction of {name}", value, float) < 0:
+            raise InputError(f"{path}: the fraction of {name} is {value}; fractions must not be negative.")
     return Spec(
         path=path,
         name=name,
@@ -145,18 +165,25 @@ def read_spec(path: str) -> Spec:
         label_pattern=labels.get("file"),
         label_values=values,
         classes=tuple(str(c) for c in labels.get("classes", {}).values()),
-        split=raw.get("split") or {"by": "scene"},
-        gsd_m=float(raw.get("gsd_m", 10.0)),
+        split=split,
+        gsd_m=_number(path, "`gsd_m`", raw.get("gsd_m", 10.0), float),
         licence=str(raw.get("licence", "not stated")),
         citation=str(raw.get("citation", "not stated")),
     )
+
+
+def _number(path: str, what: str, value: Any, kind: type) -> Any:
+    try:
+        return kind(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {what} is {value!r}; it must be a number.") from error
 
 
 def _raster_spec(path: str, name: str, raw: Any) -> RasterSpec:
     where = f"{path}: modality {name}"
     if not isinstance(raw, dict) or "file" not in raw or "sensor" not in raw:
         raise InputError(f"{where} needs `sensor:` and `file:`.")
-    if "{scene}" not in raw["file"]:
+    if "{scene}" not in str(raw["file"]):
         raise InputError(
             f"{where}: file is {raw['file']!r}; it must contain {{scene}}, which stands for a scene's name."
         )
@@ -165,7 +192,7 @@ def _raster_spec(path: str, name: str, raw: Any) -> RasterSpec:
         lacking = [k for k in ("unit", "level", "bands", "scale", "offset") if k not in raw]
         if lacking:
             raise InputError(f"{where} is custom and lacks {', '.join(lacking)} (physical = wire * scale + offset).")
-        scale, offset = float(raw["scale"]), float(raw["offset"])
+        scale, offset = (_number(where, f"`{k}`", raw[k], float) for k in ("scale", "offset"))
         sensor = modalities_lib.Modality(
             name,
             tuple(modalities_lib.Band(b, float("nan"), float("nan")) for b in bands),
@@ -199,8 +226,8 @@ def _raster_spec(path: str, name: str, raw: Any) -> RasterSpec:
         raw["file"],
         unit,
         bands,
-        None if nodata is None else float(nodata),
-        float(raw.get("add", 0)),
+        None if nodata is None else _number(where, "`nodata` (a number or nan)", nodata, float),
+        _number(where, "`add`", raw.get("add", 0), float),
     )
 
 
@@ -380,7 +407,9 @@ def physical(values: np.ndarray, raster: Raster, spec: RasterSpec, order: list[i
         )
     empty = not_a_number
     if nodata is not None and not math.isnan(nodata):
-        empty = empty | (picked == nodata).all(-1)
+        # Zero is also a dark pixel's value in one band; any other code means that the pixel is not there.
+        coded = picked == nodata
+        empty = empty | (coded.all(-1) if nodata == 0 else coded.any(-1))
     if spec.unit == "linear":
         with np.errstate(divide="ignore", invalid="ignore"):
             picked = np.where(picked > 0, 10 * np.log10(picked), np.nan)
@@ -525,7 +554,8 @@ class PairedScenes:
                 "pixel": Task("label_pixel", "pixel", self.spec.classes),
             }
         how = self.spec.split.get("by", "the spec's lists of scenes")
-        guard = f"; {self.dropped} tiles beside another split's left out" if self.dropped else ""
+        why = "beside another split's" if how == "block" else "of scenes that no list names"
+        guard = f"; {self.dropped} tiles {why} left out" if self.dropped else ""
         total = sum(len(t) for t in self.tiles.values())
         return Description(
             name=self.spec.name,
@@ -539,7 +569,8 @@ class PairedScenes:
             citation=self.spec.citation,
             source_version=(
                 f"{self.num_scenes} scenes of {os.path.basename(self.raw)} described by "
-                f"{os.path.basename(self.spec.path)}, {total} tiles of {self.tile_size} px, split by {how}"
+                f"{os.path.basename(self.spec.path)}, {total} tiles of {self.tile_size} px, split by {how} "
+                f"({fingerprint(dataclasses.replace(self.spec, path=''), sorted(self.tiles.items()))})"
             ),
             has_location=True,
             has_group=True,
@@ -550,6 +581,9 @@ class PairedScenes:
 
     def left_out(self) -> Sequence[LeftOut]:
         return ()
+
+    def listed(self) -> int:
+        return sum(len(t) for t in self.tiles.values())
 
     def example(self, split: str, index: int) -> dict[str, Any]:
         scene, row, column = self.tiles[split][index]
@@ -575,9 +609,5 @@ def _centre(raster: Raster, row: int, column: int, size: int) -> np.ndarray:
     """Longitude and latitude of a tile's centre (degrees, WGS 84); NaN for files without a place."""
     if not raster.crs:
         return np.full(2, np.nan, np.float32)
-    from rasterio.warp import transform
-
     t, across, down = raster.transform, column + size / 2, row + size / 2
-    x, y = t.a * across + t.b * down + t.c, t.d * across + t.e * down + t.f
-    longitude, latitude = transform(raster.crs, "EPSG:4326", [x], [y])
-    return np.array([longitude[0], latitude[0]], np.float32)
+    return centre(raster.crs, t.a * across + t.b * down + t.c, t.d * across + t.e * down + t.f)

@@ -106,7 +106,7 @@ def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     """Both sensors and the labels of one chip."""
     s1_path, s2_path, label_path = (archive.file(p) for p in patch.where)
     s1 = read_bands([s1_path], SIZE, chosen.resampling, indexes=(1, 2))
-    s2 = read_bands([s2_path], SIZE, chosen.resampling, indexes=tuple(range(1, 14)))
+    s2 = read_bands([s2_path], SIZE, chosen.resampling, indexes=tuple(range(1, 14)), nodata=0)
     coded = read_bands([label_path], SIZE, "nearest", indexes=(1,)).values[..., 0]
     labels = np.full(coded.shape, IGNORE_LABEL, np.uint8)
     for code in (0, 1):

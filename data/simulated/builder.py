@@ -66,6 +66,9 @@ class Simulated:
     def left_out(self) -> Sequence[LeftOut]:
         return ()
 
+    def listed(self) -> int:
+        return self.num_tiles
+
     def example(self, split: str, index: int) -> dict[str, Any]:
         digits = _SPLIT_DIGITS[split]
         number = index // len(digits) * 10 + digits[index % len(digits)]

@@ -96,6 +96,8 @@ def _open(path: str):
 def _labels(path: str) -> np.ndarray:
     expected = {"sen1": (SIZE, SIZE, 8), "sen2": (SIZE, SIZE, 10), "label": (len(CLASSES),)}
     with _open(path) as file:
+        if "label" not in file:
+            raise InputError(f"{path} has no label (it has {', '.join(file) or 'nothing'}); give version 2, 3 or 4.")
         for key, shape in expected.items():
             found = file[key].shape[1:] if key in file else None
             if found != shape or file[key].shape[0] != file["label"].shape[0]:

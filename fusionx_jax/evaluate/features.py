@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from fusionx_jax import preprocess, progress, tiles
+from fusionx_jax import files, preprocess, progress, tiles
 from fusionx_jax.contract import InputError
 from fusionx_jax.models import fusionx
 
@@ -124,14 +124,8 @@ def extract(
     out = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
     if path:
         os.makedirs(cache, exist_ok=True)
-        temporary = f"{path}.tmp-{os.getpid()}"
-        try:
-            with open(temporary, "wb") as f:
-                np.savez(f, **out)
-            os.replace(temporary, path)
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
+        with files.replacing(path, "wb") as f:
+            np.savez(f, **out)
     return out
 
 

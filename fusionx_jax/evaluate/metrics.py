@@ -63,27 +63,45 @@ def multi_label(
     scores: Float[np.ndarray, "examples classes"],
     truth: Bool[np.ndarray, "examples classes"],
     weights: Int[np.ndarray, "examples resamples"],
+    by_class: Float[np.ndarray, "resamples classes"] | None = None,
 ) -> dict[str, Float[np.ndarray, "resamples"]]:
-    """Macro and micro average precision and F1 (threshold: probability one half, score zero) by resample."""
+    """Macro and micro average precision and F1 (threshold: probability one half, score zero) by resample.
+
+    `by_class` is `per_class_ap` of the same arguments, where it is known already.
+    """
     kept = scored_classes(truth)
-    per_class = per_class_ap(scores, truth, weights)[:, kept]
-    with np.errstate(invalid="ignore"):
-        macro = np.array([np.nanmean(row) if np.isfinite(row).any() else np.nan for row in per_class])
-    flat = np.repeat(weights, truth.shape[1], axis=0)
-    micro = average_precision(scores.reshape(-1), truth.reshape(-1), flat)
+    per_class = (per_class_ap(scores, truth, weights) if by_class is None else by_class)[:, kept]
+    macro = _mean_of_known(per_class)
+    micro = np.concatenate(
+        [  # a few resamples at a time: all at once would need gigabytes on a large test split
+            average_precision(
+                scores.reshape(-1), truth.reshape(-1), np.repeat(weights[:, i : i + 64], truth.shape[1], axis=0)
+            )
+            for i in range(0, weights.shape[1], 64)
+        ]
+    )
     predicted = scores > 0
     real = weights.T.astype(np.float64)  # BLAS multiplies floats only
     hit = real @ (predicted & truth)
     wrong = real @ (predicted ^ truth)
+    positives = real @ truth
     with np.errstate(invalid="ignore", divide="ignore"):
-        f1 = np.where(2 * hit + wrong > 0, 2 * hit / (2 * hit + wrong), 0.0)
+        # A resample without a positive of a class says nothing of it, as in average precision.
+        f1 = np.where(positives > 0, 2 * hit / (2 * hit + wrong), np.nan)
         micro_f1 = 2 * hit.sum(1) / (2 * hit.sum(1) + wrong.sum(1))
     return {
         "macro_map": macro,
         "micro_map": micro,
-        "macro_f1": f1[:, kept].mean(1) if kept.any() else np.full(weights.shape[1], np.nan),
+        "macro_f1": _mean_of_known(f1[:, kept]),
         "micro_f1": np.nan_to_num(micro_f1),
     }
+
+
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Mean of each row's finite entries; NaN for a row without any."""
+    known = np.isfinite(values)
+    count = known.sum(1)
+    return np.where(count, np.where(known, values, 0.0).sum(1) / np.maximum(count, 1), np.nan)
 
 
 def per_class_ap(
@@ -111,9 +129,8 @@ def single_label(
     kept = is_true.any(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = np.where(actual > 0, hits / actual, np.nan)[:, kept]
-        f1 = np.where(actual + claimed > 0, 2 * hits / (actual + claimed), np.nan)[:, kept]
-        balanced = np.nanmean(recall, axis=1)
-        macro_f1 = np.nanmean(f1, axis=1)
+        f1 = np.where(actual > 0, 2 * hits / (actual + claimed), np.nan)[:, kept]
+    balanced, macro_f1 = _mean_of_known(recall), _mean_of_known(f1)
     return {"top1": hits.sum(1) / weights.sum(1), "balanced_accuracy": balanced, "macro_f1": macro_f1}
 
 

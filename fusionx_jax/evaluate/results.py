@@ -5,8 +5,12 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from fusionx_jax import files
+from fusionx_jax.contract import InputError
+
 FILE_NAME = "results.csv"
 ALL_SEEDS = "all"
+_BETWEEN = "; "  # class names may hold blanks and commas
 
 
 class Row(NamedTuple):
@@ -40,21 +44,28 @@ class Row(NamedTuple):
 
 def write(path: str | os.PathLike, rows: Iterable[Row]) -> None:
     """Writes all rows under the final name only when complete."""
-    temporary = os.fspath(path) + ".tmp"
-    with open(temporary, "w", newline="", encoding="utf-8") as f:
+    with files.replacing(path, newline="") as f:
         writer = csv.writer(f)
         writer.writerow(Row._fields)
         for row in rows:
             writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])
-    os.replace(temporary, path)
 
 
 def read(path: str | os.PathLike) -> list[Row]:
-    """Rows of a CSV that `write` made; empty if there is none."""
+    """Rows of a CSV that `write` made; empty if there is none.
+
+    Raises:
+      InputError: the file was made by something else.
+    """
     if not os.path.exists(path):
         return []
-    with open(path, newline="", encoding="utf-8") as f:
-        return [_typed(raw) for raw in csv.DictReader(f)]
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            return [_typed(raw) for raw in csv.DictReader(f)]
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} does not hold result rows of this version ({type(error).__name__}: {error}); move it away."
+        ) from error
 
 
 def _typed(raw: dict[str, str]) -> Row:
@@ -66,6 +77,16 @@ def _typed(raw: dict[str, str]) -> Row:
         else:
             values.append(kind(text))
     return Row(*values)
+
+
+def join_names(names: Iterable[str]) -> str:
+    """Class names as one cell."""
+    return _BETWEEN.join(names)
+
+
+def split_names(cell: str) -> list[str]:
+    """The class names of a cell that `join_names` made."""
+    return cell.split(_BETWEEN) if cell else []
 
 
 def select(rows: Sequence[Row], **wanted) -> list[Row]:

@@ -6,7 +6,6 @@ strengths and metrics. The test split is read once per reported number.
 """
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import os
@@ -17,9 +16,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fusionx_jax import checkpoint, preprocess, progress, tiles
+from fusionx_jax import checkpoint, files, preprocess, progress, tiles
 from fusionx_jax import config as config_lib
-from fusionx_jax.contract import InputError, check_compatible
+from fusionx_jax.contract import InputError, check_compatible, in_band_order
 from fusionx_jax.evaluate import features, metrics, probe, results, subsets, supervised
 from fusionx_jax.models import build
 
@@ -46,6 +45,8 @@ class Labels(NamedTuple):
     classes: tuple[str, ...]
     targets: dict[str, np.ndarray]
     unscored: str
+    ids: list[str]
+    groups: np.ndarray | None
 
 
 def prepare_setting(workdir: str, dataset: str, overrides: list[str]) -> Setting:
@@ -57,6 +58,15 @@ def prepare_setting(workdir: str, dataset: str, overrides: list[str]) -> Setting
     saved = checkpoint.find(workdir)
     config = config_lib.override(config_lib.from_json(saved.config), overrides)
     prepared = tiles.PreparedSet(dataset)
+    if os.path.abspath(workdir) == saved.path:
+        raise InputError(f"{workdir} is a checkpoint; give its workdir, where results can be written.")
+    unknown = [m for m in config.modalities if m not in saved.contract.modalities]
+    if unknown:
+        raise InputError(
+            f"modalities names {', '.join(unknown)}, but the weights were trained on "
+            f"{', '.join(saved.contract.modalities)}."
+        )
+    results.read(os.path.join(workdir, results.FILE_NAME))  # rows that cannot be kept are better known now
     weights = {m: saved.contract.modalities[m] for m in config.modalities}
     check_compatible(prepared.contract, weights, have_name=dataset, want_name=saved.path)
     statistics = config.evaluate.statistics
@@ -78,11 +88,7 @@ def normaliser_for(setting: Setting) -> preprocess.Normaliser:
     for name in setting.config.modalities:
         own = setting.saved.contract.modalities[name]
         if setting.config.evaluate.statistics == "dataset" and name in setting.prepared.contract.modalities:
-            given = setting.prepared.contract.modalities[name]
-            place = [given.bands.index(b) for b in own.bands]
-            own = dataclasses.replace(
-                own, mean=tuple(given.mean[i] for i in place), std=tuple(given.std[i] for i in place)
-            )
+            own = in_band_order(setting.prepared.contract.modalities[name], own.bands)
         weights[name] = own
     return preprocess.make_normaliser(
         setting.prepared.contract.modalities, weights, patch_size=setting.config.model.patch_size
@@ -113,19 +119,22 @@ def read_labels(setting: Setting) -> list[Labels]:
             f"{setting.prepared.directory} has no task of {', '.join(setting.config.evaluate.tasks)} (it has "
             f"{', '.join(contract.tasks) or 'none'}); set --config.evaluate.tasks, or prepare it with labels."
         )
+    pixel = [name for name in asked if contract.tasks[name].kind == "pixel"]
+    if pixel:
+        raise InputError(f"The task {pixel[0]!r} labels pixels; linear probes take scene labels.")
+    group = contract.group_feature
+    features_wanted = [
+        *dict.fromkeys(contract.tasks[name].feature for name in asked),
+        "id",
+        *([group] if group else []),
+    ]
+    columns = _read_columns(setting.prepared, features_wanted)
     out = []
     for name in asked:
         task = contract.tasks[name]
-        if task.kind == "pixel":
-            raise InputError(f"The task {name!r} labels pixels; linear probes take scene labels.")
         targets = {}
-        for split in contract.splits:
-            size = setting.prepared.size(split)
-            chunks = [
-                setting.prepared.read(split, np.arange(s, min(s + 1024, size)), [task.feature])[task.feature]
-                for s in range(0, size, 1024)
-            ]
-            raw = np.concatenate(chunks)
+        for split, read in columns.items():
+            raw = read[task.feature]
             targets[split] = np.eye(len(task.classes))[raw] if task.kind == "single" else raw.astype(np.float64)
         scored = metrics.scored_classes(targets["test"] > 0)
         if task.kind == "single":
@@ -142,18 +151,36 @@ def read_labels(setting: Setting) -> list[Labels]:
                 name,
                 ", ".join(unscored),
             )
-        out.append(Labels(name, task.kind, task.classes, targets, " ".join(unscored)))
+        ids = columns["train"]["id"].tolist()
+        groups = columns["test"][group] if group else None
+        out.append(Labels(name, task.kind, task.classes, targets, results.join_names(unscored), ids, groups))
+    return out
+
+
+def _read_columns(prepared: tiles.PreparedSet, names: list[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Small features of every tile, by split with tiles; one pass over the records."""
+    splits = {s: n for s, n in prepared.contract.splits.items() if n}
+    prepared.size("train"), prepared.size("test")  # both are needed: refused here if they are empty
+    out: dict[str, dict[str, np.ndarray]] = {}
+    with progress.Progress(sum(splits.values()), "labels", "tile") as bar:
+        for split, size in splits.items():
+            parts = []
+            for start in range(0, size, 512):
+                parts.append(prepared.read(split, np.arange(start, min(start + 512, size)), names))
+                bar.advance(len(parts[-1][names[0]]))
+            out[split] = {n: np.concatenate([p[n] for p in parts]) for n in names}
     return out
 
 
 def label_subsets(setting: Setting, labels: Labels) -> list[dict[float, np.ndarray]]:
     """Each seed's nested subsets; read from id files where they exist, else drawn and written."""
     e = setting.config.evaluate
-    ids = _ids(setting, "train")
-    folder = os.path.join(setting.workdir, "subsets", setting.prepared.contract.name, labels.name)
+    # The same name may have been prepared anew with other tiles: subsets belong to one preparation.
+    version = f"{setting.prepared.contract.name}-{features.contract_hash(setting.prepared)[:8]}"
+    folder = os.path.join(setting.workdir, "subsets", version, labels.name)
     out = []
     for seed in range(e.seeds):
-        found = subsets.read(e.subset_dir or folder, ids, setting.config.label_fractions, seed)
+        found = subsets.read(e.subset_dir or folder, labels.ids, setting.config.label_fractions, seed)
         if found is None:
             if e.subset_dir:
                 raise InputError(
@@ -161,19 +188,20 @@ def label_subsets(setting: Setting, labels: Labels) -> list[dict[float, np.ndarr
                     f"{subsets.file_name(min(setting.config.label_fractions), seed)}; each fraction and seed needs one."
                 )
             found = subsets.nested_subsets(labels.targets["train"] > 0, setting.config.label_fractions, seed)
-            subsets.write(folder, ids, found, seed)
+            subsets.write(folder, labels.ids, found, seed)
         out.append(found)
+    for fraction in out[0]:
+        if len({len(d[fraction]) for d in out}) > 1:
+            raise InputError(
+                f"The label subsets of {100 * fraction:g} % in {e.subset_dir} differ in size between seeds; give as "
+                "many ids in each."
+            )
     return out
-
-
-def _ids(setting: Setting, split: str) -> list[str]:
-    size = setting.prepared.size(split)
-    return setting.prepared.read(split, np.arange(size), ["id"])["id"].tolist()
 
 
 def _absent(labels: Labels, members: np.ndarray) -> str:
     present = labels.targets["train"][members].any(0)
-    return " ".join(c for c, p in zip(labels.classes, present) if not p)
+    return results.join_names(c for c, p in zip(labels.classes, present) if not p)
 
 
 class Judge:
@@ -182,8 +210,7 @@ class Judge:
     def __init__(self, setting: Setting, labels: Labels):
         self.setting, self.labels = setting, labels
         size = setting.prepared.size("test")
-        group = setting.prepared.contract.group_feature
-        groups = setting.prepared.read("test", np.arange(size), [group])[group] if group else None
+        groups = labels.groups
         if groups is not None and len(np.unique(groups)) < 2:
             groups = None
         self.intervals = "tiles" if groups is None else "scenes"
@@ -195,7 +222,9 @@ class Judge:
         test = self.labels.targets["test"]
         if self.labels.kind == "single":
             return metrics.single_label(scores, test.argmax(1), self.weights)
-        return metrics.multi_label(scores, test > 0, self.weights)
+        by_class = metrics.per_class_ap(scores, test > 0, self.weights)
+        found = metrics.multi_label(scores, test > 0, self.weights, by_class)
+        return found | {f"ap/{c}": by_class[:, k] for k, c in enumerate(self.labels.classes)}
 
     def rows(
         self,
@@ -211,10 +240,6 @@ class Judge:
         measured = [self.measure(s) for s in scores]
         absent = [_absent(self.labels, m) for m in members]
         by_metric = {name: np.stack([m[name] for m in measured]) for name in measured[0]}
-        if self.labels.kind == "multi":
-            test = self.labels.targets["test"] > 0
-            per_class = np.stack([metrics.per_class_ap(s, test, self.weights[:, :1])[0] for s in scores])
-            by_metric |= {f"ap/{c}": per_class[:, k : k + 1] for k, c in enumerate(self.labels.classes)}
         protocol = f"{protocol}; intervals over {self.intervals}"
         if self.setting.config.evaluate.statistics != "checkpoint":
             protocol += f"; statistics of the {self.setting.config.evaluate.statistics}"
@@ -225,7 +250,7 @@ class Judge:
                     method, shown, fraction, str(seed), metric, (value, low, high), 1, members[seed],
                     absent[seed], chosen[seed], protocol,
                 )  # fmt: skip
-            union = " ".join(sorted({c for a in absent for c in a.split()}))
+            union = results.join_names(sorted({c for a in absent for c in results.split_names(a)}))
             yield self._row(
                 method, shown, fraction, results.ALL_SEEDS, metric, metrics.interval(values, seed=0), len(scores),
                 members[0], union, " ".join(chosen), protocol,
@@ -366,7 +391,7 @@ def evaluate(setting: Setting) -> str:
     for labels in read_labels(setting):
         drawn = label_subsets(setting, labels)
         for fraction in sorted(drawn[0]):
-            missing = {c for d in drawn for c in _absent(labels, d[fraction]).split()}
+            missing = {c for d in drawn for c in results.split_names(_absent(labels, d[fraction]))}
             if missing:
                 progress.logger.warning(
                     "Task %s: at %g %% of the labels %s has no example in some subset; it is scored all the same.",
@@ -389,7 +414,7 @@ def evaluate(setting: Setting) -> str:
             sources[method] = {s: features.assemble(p, e.pooling) for s, p in pools.items()}
         if "band_statistics" in e.floors:
             sources["band_statistics"] = {s: features.band_statistics(setting.prepared, s, names) for s in splits}
-        chosen = [t for t in tasks if len(names) > 1 or t[0].labels.name in e.single_sensor_tasks]
+        chosen = [t for t in tasks if len(names) > 1 or t[0].labels.name in e.get("single_sensor_tasks", e.tasks)]
         with progress.Progress(len(sources) * len(chosen), f"probes, {shown}", "method") as bar:
             for method, by_split in sources.items():
                 for judge, drawn in chosen:
@@ -402,10 +427,10 @@ def evaluate(setting: Setting) -> str:
     path = os.path.join(setting.workdir, results.FILE_NAME)
     kept = [r for r in results.read(path) if r.dataset != setting.prepared.contract.name]
     results.write(path, kept + rows)
-    with open(os.path.join(setting.workdir, SETTINGS_FILE), "w", encoding="utf-8") as f:
+    with files.replacing(os.path.join(setting.workdir, SETTINGS_FILE)) as f:
         json.dump(
             {
-                "dataset": os.path.abspath(setting.prepared.directory),
+                "dataset": tiles.absolute(setting.prepared.directory),
                 "checkpoint": setting.saved.path,
                 "config": config_lib.to_json(setting.config),
             },
@@ -452,6 +477,8 @@ def main(argv: list[str]) -> int:
     finally:
         progress.logger.removeHandler(handler)
         handler.close()
-    print(summary(results.read(path)))
+    name = setting.prepared.contract.name
+    print(f"{name}{' (simulated)' if setting.prepared.contract.simulated else ''}:")
+    print(summary(results.select(results.read(path), dataset=name)))
     print(f"Rows are in {path}. Next: fusionx report --workdir={args.workdir}")
     return 0

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
+from fusionx_jax import files
 from fusionx_jax.contract import InputError
 
 
@@ -92,10 +93,8 @@ def write(directory: str, ids: Sequence[str], subsets: Mapping[float, np.ndarray
     os.makedirs(directory, exist_ok=True)
     for fraction, positions in subsets.items():
         path = os.path.join(directory, file_name(fraction, seed))
-        temporary = path + ".tmp"
-        with open(temporary, "w", encoding="utf-8") as f:
+        with files.replacing(path) as f:
             f.writelines(f"{ids[p]}\n" for p in positions)
-        os.replace(temporary, path)
 
 
 def read(directory: str, ids: Sequence[str], fractions: Sequence[float], seed: int) -> dict[float, np.ndarray] | None:
@@ -111,11 +110,12 @@ def read(directory: str, ids: Sequence[str], fractions: Sequence[float], seed: i
         if not os.path.exists(path):
             return None
         with open(path, encoding="utf-8") as f:
-            wanted = f.read().split()
+            wanted = f.read().splitlines()
         unknown = [tile for tile in wanted if tile not in place]
-        if unknown or len(wanted) < 2:
+        if unknown or len(wanted) < 2 or len(set(wanted)) < len(wanted):
             raise InputError(
-                f"{path} names {len(wanted)} tiles, of which {len(unknown)} are not in the training split"
+                f"{path} names {len(wanted)} tiles, {len(set(wanted))} of them distinct, of which {len(unknown)} are "
+                "not in the training split"
                 + (f" (the first is {unknown[0]})" if unknown else "")
                 + "; give the subsets of this data set, or remove the folder."
             )

@@ -64,7 +64,7 @@ def _protocols(rows, method, panel) -> list[str]:
     return sorted({_family(r) for r in rows if (r.method, r.modalities) == (method, panel)})
 
 
-def loss_curves(path: str, directory: str) -> str | None:
+def loss_curves(path: str, directory: str, simulated: bool) -> str | None:
     """Training losses by step from `metrics.csv`; None if there are no rows."""
     with open(path, newline="", encoding="utf-8") as f:
         table = list(csv.DictReader(f))
@@ -88,6 +88,7 @@ def loss_curves(path: str, directory: str) -> str | None:
     axes[1].set_ylabel("pairs/s")
     waited = np.mean([float(r["input_wait_share"]) for r in table[1:]] or [0.0])
     axes[1].set_title(f"{100 * waited:.1f} % of the time waiting for input", fontsize=9)
+    figure.suptitle(f"pretraining{' (simulated data)' if simulated else ''}", fontsize=9)
     return style.save(figure, directory, "training")
 
 

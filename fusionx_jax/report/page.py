@@ -99,11 +99,16 @@ def _class_table(rows: Sequence[results.Row]) -> dict[str, Any] | None:
     )
     names = [m.removeprefix("ap/") for m in dict.fromkeys(r.metric for r in chosen)]
     value = {(r.method, r.modalities, r.metric): r.value for r in chosen}
-    unscored = {c for r in chosen for c in r.unscored_classes.split()}
+    unscored = {c for r in chosen for c in results.split_names(r.unscored_classes)}
+    half = {(r.method, r.modalities, r.metric): (r.ci_high - r.ci_low) / 2 for r in chosen}
     table = []
     for name in names:
         cells = [value.get((*c, f"ap/{name}"), float("nan")) for c in columns]
-        text = [f"{100 * v:.1f}" if v == v and name not in unscored else "–" for v in cells]
+        widths = [half.get((*c, f"ap/{name}"), float("nan")) for c in columns]
+        text = [
+            f"{100 * v:.1f}" + (f" ±{100 * w:.1f}" if w == w else "") if v == v and name not in unscored else "–"
+            for v, w in zip(cells, widths)
+        ]
         table.append({"name": name.replace("_", " "), "cells": text})
     short = {"fusionx": "FusionX-Net", "untrained": "untrained", "band_statistics": "bands", "supervised": "scratch"}
     return {
@@ -124,11 +129,14 @@ def make(workdir: str) -> str:
     settings_path = os.path.join(workdir, "evaluation.json")
     settings = {}
     if os.path.exists(settings_path):
-        with open(settings_path, encoding="utf-8") as f:
-            settings = json.load(f)
+        try:
+            with open(settings_path, encoding="utf-8") as f:
+                settings = json.load(f)
+        except ValueError as error:
+            raise InputError(f"{settings_path} is damaged ({error}); run fusionx evaluate again.") from error
     config = config_lib.from_json(settings.get("config", saved.config))
     dataset = settings.get("dataset", saved.config["dataset"])
-    prepared = tiles.PreparedSet(dataset)
+    prepared = tiles.open_sets(dataset, config.get("dataset_weights", ()))
     contract = prepared.contract
     directory = os.path.join(workdir, "figures")
     all_rows = results.read(os.path.join(workdir, results.FILE_NAME))
@@ -199,7 +207,7 @@ def make(workdir: str) -> str:
         }
 
     metrics_csv = os.path.join(workdir, "metrics.csv")
-    training = figures.loss_curves(metrics_csv, directory) if os.path.exists(metrics_csv) else None
+    training = figures.loss_curves(metrics_csv, directory, contract.simulated) if os.path.exists(metrics_csv) else None
     distribution = survey_page.class_distribution([contract], directory)
     html = style.render(
         "run.html",
@@ -247,10 +255,9 @@ def _protocol(rows: Sequence[results.Row], config, saved: checkpoint.Saved) -> l
             if r.absent_classes and r.seed == results.ALL_SEEDS
         }
         for (task, fraction), classes in sorted(absent.items()):
-            lines.append(
-                f"Task {task} at {100 * fraction:g} %: some subset has no example of {classes.replace(' ', ', ')}."
-            )
-        unscored = {c for r in rows for c in r.unscored_classes.split()}
+            names = ", ".join(results.split_names(classes))
+            lines.append(f"Task {task} at {100 * fraction:g} %: some subset has no example of {names}.")
+        unscored = {c for r in rows for c in results.split_names(r.unscored_classes)}
         if unscored:
             lines.append(f"Not scored, for lack of test tiles with and without them: {', '.join(sorted(unscored))}.")
     return lines

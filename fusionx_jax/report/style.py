@@ -6,6 +6,8 @@ from typing import Any
 
 import matplotlib
 
+from fusionx_jax import files
+
 METHOD_NAMES = {
     "fusionx": "FusionX-Net (frozen, linear probe)",
     "untrained": "same encoder, untrained (frozen, linear probe)",
@@ -54,10 +56,8 @@ def save(figure, directory: str, name: str) -> str:
     """Writes `name`.png, .svg and .pdf, each complete before it gets its name; returns the PNG's path."""
     os.makedirs(directory, exist_ok=True)
     for kind in ("png", "svg", "pdf"):
-        path = os.path.join(directory, f"{name}.{kind}")
-        temporary = os.path.join(directory, f".{name}.tmp.{kind}")
-        figure.savefig(temporary)
-        os.replace(temporary, path)
+        with files.replacing(os.path.join(directory, f"{name}.{kind}"), "wb") as f:
+            figure.savefig(f, format=kind)
     pyplot().close(figure)
     return os.path.join(directory, f"{name}.png")
 
@@ -82,7 +82,5 @@ def render(template: str, **values: Any) -> str:
 
 def write_page(path: str, html: str) -> None:
     """Writes a page under its name only when complete."""
-    temporary = path + ".tmp"
-    with open(temporary, "w", encoding="utf-8") as f:
+    with files.replacing(path) as f:
         f.write(html)
-    os.replace(temporary, path)

@@ -1,18 +1,43 @@
 """The page and figures of `fusionx inspect`; the figure `classes` is the paper's Fig. 2."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from fusionx_jax import survey as survey_lib
 from fusionx_jax.contract import Contract
 from fusionx_jax.report import style
 
+BIN = 32  # wire codes in one histogram bin
 _SPLIT_COLOURS = ("#0072B2", "#E69F00", "#009E73")
 
 
-def write(surveys: Sequence["survey_lib.Survey"], out: str) -> str:
+@dataclasses.dataclass
+class Survey:
+    """Findings about one prepared set.
+
+    Attributes:
+      examined: tiles read, by split.
+      together: [K, K] tiles with both classes, by multi-label task.
+      histograms: [C, bins] pixels by band, and [C, 3] count, sum and sum of squares of the physical values.
+      places: [N, 2] longitude and latitude and the split's number of each tile, where known.
+      sheet: tiles to show, with their labels.
+    """
+
+    directory: str
+    contract: Contract
+    examined: dict[str, int]
+    together: dict[str, np.ndarray]
+    histograms: dict[str, np.ndarray]
+    moments: dict[str, np.ndarray]
+    places: np.ndarray
+    sheet: list[dict[str, Any]]
+    warnings: list[str]
+
+
+def write(surveys: Sequence[Survey], out: str) -> str:
     """Writes `inspect.html` and `figures/` into `out` and returns the page's path."""
     directory = os.path.join(out, "figures")
     contracts = [s.contract for s in surveys]
@@ -35,7 +60,7 @@ def write(surveys: Sequence["survey_lib.Survey"], out: str) -> str:
             figures.append(_figure(places(survey, directory, f"places-{name}"), "Where the tiles lie, by split."))
         sets.append(
             {
-                "name": f"{c.name}{' (simulated)' if c.simulated else ''}",
+                "name": f"{_name(c)}",
                 "warnings": survey.warnings,
                 "splits": [{"name": s, "tiles": n, "examined": survey.examined.get(s, 0)} for s, n in c.splits.items()],
                 "text": f"{c.source_version}. Splits: {c.split_origin}. Licence: {c.licence}. {c.citation} "
@@ -68,6 +93,10 @@ def write(surveys: Sequence["survey_lib.Survey"], out: str) -> str:
     return page
 
 
+def _name(c: Contract) -> str:
+    return f"{c.name} (simulated)" if c.simulated else c.name
+
+
 def _figure(path: str, caption: str) -> dict[str, str]:
     return {"image": style.embed(path), "alt": caption, "caption": caption}
 
@@ -98,7 +127,7 @@ def class_distribution(contracts: Sequence[Contract], directory: str) -> str | N
             axis.set_yticks(range(len(names)), [n if len(n) < 34 else n[:32] + "…" for n in names], fontsize=7)
             axis.invert_yaxis()
             axis.set_xlabel(f"% of {unit[task.kind]}")
-            axis.set_title(f"{c.name}{' (simulated)' if c.simulated else ''}: {name}")
+            axis.set_title(f"{_name(c)}: {name}")
         row[0].legend()
     return style.save(figure, directory, "classes")
 
@@ -123,11 +152,11 @@ def co_occurrence(c: Contract, task: str, counts: np.ndarray, directory: str, na
                     color="white" if share[i, j] > 0.55 else "#1c2733",
                 )  # fmt: skip
     figure.colorbar(image, shrink=0.7, label="share of tiles")
-    axis.set_title(f"{c.name}{' (simulated)' if c.simulated else ''}, {task}")
+    axis.set_title(f"{_name(c)}, {task}")
     return style.save(figure, directory, name)
 
 
-def histograms(survey: "survey_lib.Survey", directory: str, name: str) -> str:
+def histograms(survey: Survey, directory: str, name: str) -> str:
     """One panel a band, in physical units."""
     plt = style.pyplot()
     panels = [(m, i) for m, c in survey.contract.modalities.items() for i in range(len(c.bands))]
@@ -139,7 +168,7 @@ def histograms(survey: "survey_lib.Survey", directory: str, name: str) -> str:
     for axis, (m, i) in zip(axes.flat, panels):
         c = survey.contract.modalities[m]
         counts = survey.histograms[m][i]
-        edges = np.arange(len(counts) + 1) * survey_lib.BIN * c.scale + c.offset
+        edges = np.arange(len(counts) + 1) * BIN * c.scale + c.offset
         if counts.sum():
             # As many bins as can be seen: the range that holds all but a thousandth of the pixels, in sixty steps.
             cumulated = np.cumsum(counts) / counts.sum()
@@ -147,16 +176,17 @@ def histograms(survey: "survey_lib.Survey", directory: str, name: str) -> str:
             step = max(1, (high - low) // 60)
             places = np.arange(low, high + 1, step)
             sums = np.add.reduceat(counts[: high + 1], places)
-            axis.bar(edges[places], sums, width=step * survey_lib.BIN * c.scale, align="edge", color="#56B4E9", lw=0)
+            axis.bar(edges[places], sums, width=step * BIN * c.scale, align="edge", color="#56B4E9", lw=0)
         axis.axvline(c.mean[i], color="#D55E00", lw=1)
         axis.axvspan(c.mean[i] - c.std[i], c.mean[i] + c.std[i], color="#D55E00", alpha=0.12, lw=0)
         axis.set_yticks([])
         axis.tick_params(labelsize=6)
         axis.set_title(f"{m} {c.bands[i]} ({'dB' if c.unit == 'dB' else c.unit})", fontsize=7)
+    figure.suptitle(_name(survey.contract), fontsize=9)
     return style.save(figure, directory, name)
 
 
-def contact_sheet(survey: "survey_lib.Survey", directory: str, name: str) -> str:
+def contact_sheet(survey: Survey, directory: str, name: str) -> str:
     """A row a tile, a column a composite."""
     plt = style.pyplot()
     sheet = survey.sheet
@@ -174,6 +204,7 @@ def contact_sheet(survey: "survey_lib.Survey", directory: str, name: str) -> str
         axes[r][-1].text(0, 0.5, words, fontsize=6.5, va="center", transform=axes[r][-1].transAxes)
         for axis in axes[r]:
             axis.set_axis_off()
+    figure.suptitle(_name(survey.contract), fontsize=9)
     return style.save(figure, directory, name)
 
 
@@ -188,7 +219,7 @@ def _wrap(text: str, width: int = 38) -> str:
     return "\n".join([*lines, line][:6])
 
 
-def places(survey: "survey_lib.Survey", directory: str, name: str) -> str:
+def places(survey: Survey, directory: str, name: str) -> str:
     """Longitude and latitude of the tiles by split."""
     plt = style.pyplot()
     figure, axis = plt.subplots(figsize=(6.4, 3.8))
@@ -198,5 +229,5 @@ def places(survey: "survey_lib.Survey", directory: str, name: str) -> str:
     axis.set_xlabel("longitude (°)")
     axis.set_ylabel("latitude (°)")
     axis.legend()
-    axis.set_title(survey.contract.name)
+    axis.set_title(_name(survey.contract))
     return style.save(figure, directory, name)
