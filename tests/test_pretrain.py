@@ -114,6 +114,27 @@ def test_a_disk_that_fills_keeps_the_checkpoints_there_are(tmp_path, simulated, 
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
 
 
+def test_bands_stay_in_the_order_of_the_weights_whatever_the_statistics(trained, simulated, tiny_config):
+    import dataclasses
+
+    data = checkpoint.find(trained).contract
+    turned = dataclasses.replace(data.modalities["s1"], bands=("VH", "VV"), mean=(1.0, 2.0), std=(3.0, 4.0))
+    data = dataclasses.replace(data, modalities={**data.modalities, "s1": turned})
+    tiny_config.init_from = trained
+    tiny_config.statistics = "dataset"
+    found = pretrain.run_contract(tiny_config, data)[0].modalities["s1"]
+    assert (found.bands, found.mean, found.std) == (("VV", "VH"), (2.0, 1.0), (4.0, 3.0))
+
+
+def test_a_config_that_cannot_run_leaves_the_workdir_free(tiny_config, tmp_path, trained):
+    for change in ({"mask_ratio": 1.5}, {"seed": -1}, {"init_from": trained, "model.size": "tiny"}):
+        broken = tiny_config.copy_and_resolve_references()
+        broken.update_from_flattened_dict(change)
+        with pytest.raises(InputError):
+            pretrain.run(broken, str(tmp_path / "w"))
+        assert not (tmp_path / "w" / "run.json").exists()
+
+
 def test_starting_from_other_weights_keeps_their_statistics_unless_told(trained, tiny_config, tmp_path):
     from data import writer
     from data.simulated.builder import Simulated

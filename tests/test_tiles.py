@@ -194,3 +194,17 @@ def test_a_set_elsewhere_is_read_through_fsspec(simulated, tmp_path, monkeypatch
         tiles.PreparedSet("memory://bucket/none")
     with pytest.raises(InputError, match="cannot be read"):
         tiles.PreparedSet("nosuch://bucket/set")
+
+
+def test_more_shards_than_files_may_be_open(simulated, monkeypatch, tmp_path):
+    from data import writer
+    from data.simulated.builder import Simulated
+
+    monkeypatch.setattr(writer, "_SHARD_BYTES", 20_000)
+    many = writer.prepare(Simulated(60, 16, 0), str(tmp_path), num_workers=1)
+    monkeypatch.setattr(tiles, "_most_open", lambda: 3)
+    prepared = tiles.PreparedSet(many)
+    assert len(prepared._shards["train"]) > 6
+    read = prepared.read("train", np.arange(42)[::-1], ["id"])["id"]
+    assert len(set(read.tolist())) == 42
+    assert len(prepared._readers.open) == 3

@@ -141,12 +141,14 @@ def interval(
 
     Column 0 holds the values of the sample itself. With one seed only the examples are resampled.
     """
-    value = float(np.nanmean(by_seed[:, 0]))
+    value = float(_mean_of_known(by_seed[:, :1].T)[0])
     seeds, resamples = by_seed.shape
     if resamples < 2:
         return value, float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, seeds, (seeds, resamples - 1))
-    means = np.nanmean(np.take_along_axis(by_seed[:, 1:], drawn, axis=0), axis=0)
+    means = _mean_of_known(np.take_along_axis(by_seed[:, 1:], drawn, axis=0).T)
+    if not np.isfinite(means).any():
+        return value, float("nan"), float("nan")
     low, high = np.nanpercentile(means, [50 * (1 - level), 50 * (1 + level)])
     return value, float(low), float(high)

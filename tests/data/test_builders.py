@@ -307,6 +307,45 @@ def test_unusable_patches_are_left_out_and_listed_up_to_a_share(tmp_path, capsys
     assert prepared.read("train", np.arange(prepared.size("train")), ["id"])["id"].size == made.splits["train"]
 
 
+def test_repaired_files_get_another_chance(tmp_path, capsys):
+    names = [f"{c}_{n}" for c in ("Forest", "SeaLake") for n in range(1, 6)]
+    raw = fakes.eurosat(tmp_path / "raw", names)
+    whole = (raw / "Forest/Forest_3.tif").read_bytes()
+    (raw / "Forest/Forest_3.tif").write_bytes(whole[:400])
+    options = ["eurosat", f"--raw={raw}", f"--out={tmp_path / 'out'}", "--optical_only", "--num_workers=1"]
+    assert prepare.main(options) == 2
+    (raw / "Forest/Forest_3.tif").write_bytes(whole)
+    assert prepare.main(options) == 0
+    directory = capsys.readouterr().out.splitlines()[-1]
+    assert sum(contract.load(directory).splits.values()) == 10
+    assert not (tmp_path / "out/eurosat_optical/1.0.0/left_out.csv").exists()
+
+
+def test_other_lists_or_options_are_another_set(tmp_path, capsys):
+    names = [f"{c}_{n}" for c in ("Forest", "SeaLake") for n in range(1, 6)]
+    raw = fakes.eurosat(tmp_path / "raw", names)
+    options = ["eurosat", f"--raw={raw}", f"--out={tmp_path / 'out'}", "--optical_only", "--num_workers=1"]
+    assert prepare.main(options) == 0
+    for split, members in zip(("train", "val", "test"), (names[:6], names[6:8], names[8:])):
+        (tmp_path / f"eurosat-{split}.txt").write_text("\n".join(f"{n}.jpg" for n in members))
+    capsys.readouterr()
+    for other in (f"--splits={tmp_path}", "--most_missing=0.1", "--num_tiles=8"):
+        assert prepare.main([*options, other]) == 2
+        assert "already holds another set" in capsys.readouterr().err
+
+
+def test_two_preparations_of_one_set_do_not_meet(tmp_path):
+    from data.simulated.builder import Simulated
+
+    directory = tmp_path / "simulated/1.0.0"
+    (directory / "preparing").mkdir(parents=True)
+    held = writer._claim(str(directory), Simulated(20, 16, 0).describe())
+    with pytest.raises(InputError, match="Another process is preparing"):
+        writer.prepare(Simulated(20, 16, 0), str(tmp_path), num_workers=1)
+    held.close()
+    assert writer.prepare(Simulated(20, 16, 0), str(tmp_path), num_workers=1) == str(directory)
+
+
 def test_the_offset_of_newer_products_is_noticed_and_can_be_taken_off(tmp_path, capsys):
     names = [f"{c}_{n}" for c in ("Forest", "SeaLake", "River") for n in range(1, 5)]
     raw = fakes.eurosat(tmp_path / "raw", names)

@@ -1,3 +1,4 @@
+import argparse
 import shutil
 
 import numpy as np
@@ -6,6 +7,7 @@ import yaml
 
 from data.paired_scenes import builder
 from fusionx_jax import contract, tiles
+from fusionx_jax.contract import InputError
 from tests.helpers import ROOT, assert_clear, run_cli
 
 rasterio = pytest.importorskip("rasterio")
@@ -236,3 +238,40 @@ def test_real_samples_are_prepared(samples, tmp_path, name, folder, size, count)
     assert sum(c.splits.values()) + left_out == count
     assert min(c.splits.values()) > 0
     assert -25 < c.modalities["s1"].mean[1] < c.modalities["s1"].mean[0] < -3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels__classes": {"water": 1}}, "a raster value under `classes:` is 'water'"),
+        ({"labels__classes": {1: "land", 2: "land"}}, "names must differ"),
+        ({"labels": "labels.tif"}, "`labels:` needs `file:`"),
+        ({"labels__file": "labels.tif"}, "`labels:` needs `file:` with {scene}"),
+        ({"split": "block"}, "`split:` is 'block'"),
+        ({"split": {"by": "block", "fractions": {"training": 1}}}, "`split:` is"),
+        ({"split": {"by": "block", "block": "three"}}, "`split: block` is 'three'"),
+        ({"modalities__s2__nodata": "none"}, "`nodata` (a number or nan) is 'none'"),
+        ({"modalities__s2__add": "minus"}, "`add` is 'minus'"),
+    ],
+)
+def test_a_spec_that_makes_no_sense_is_one_sentence(scenes, change, said):
+    _spec(scenes, **change)
+    with pytest.raises(InputError) as caught:
+        builder.read_spec(str(scenes / "scenes.yaml"))
+    assert said in str(caught.value)
+
+
+def test_another_spec_of_the_same_scenes_is_another_set(scenes, tmp_path):
+    assert _prepare(scenes, tmp_path / "out").returncode == 0
+    _spec(scenes, modalities__s2__add=-50)
+    assert_clear(_prepare(scenes, tmp_path / "out"), 2, "already holds another set")
+
+
+def test_a_pixel_without_data_in_one_band_is_without_data(scenes):
+    spec = builder.read_spec(str(scenes / "scenes.yaml")).rasters["s1"]
+    raster = argparse.Namespace(path="x.tif", nodata=-9999.0)
+    values = np.full((2, 2, 2), -12.0)
+    values[0, 0, 1] = -9999
+    out = builder.physical(values, raster, spec, [0, 1])
+    assert np.isnan(out[0, 0]).all()
+    assert np.isfinite(out).sum() == 6

@@ -82,3 +82,16 @@ def test_intervals_widen_when_scenes_are_drawn_and_when_seeds_differ():
     one = rng.normal(0.7, 0.01, (1, 401))
     same, spread = np.repeat(one, 5, 0), np.repeat(one, 5, 0) + np.linspace(-0.1, 0.1, 5)[:, None]
     assert np.ptp(metrics.interval(spread, 0)[1:]) > 2 * np.ptp(metrics.interval(same, 0)[1:])
+
+
+def test_resamples_without_a_positive_of_a_class_say_nothing_of_it():
+    truth = np.zeros((40, 2), bool)
+    truth[:20, 0] = truth[0, 1] = True  # one tile alone has the second class
+    scores = np.where(truth, 1.0, -1.0)  # a perfect classifier
+    weights = metrics.resample_weights(40, 200, seed=0)
+    found = metrics.multi_label(scores, truth, weights)
+    assert np.isclose(found["macro_f1"], 1).all()
+    assert np.isclose(found["macro_map"], 1).all()
+    by_class = metrics.per_class_ap(scores, truth, weights)
+    assert np.isnan(by_class[:, 1]).sum() > 30
+    assert metrics.interval(by_class[:, 1][None], seed=0) == (1.0, 1.0, 1.0)

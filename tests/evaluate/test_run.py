@@ -53,8 +53,8 @@ def test_selection_on_the_validation_split_is_named_apart(evaluated, simulated, 
 
 def test_a_reported_number_is_that_of_scikit_learn_on_the_same_features_and_ids(evaluated, simulated):
     setting = run.prepare_setting(str(evaluated), simulated, [])
-    ids = run._ids(setting, "train")
-    with open(evaluated / "subsets" / "simulated" / "multi" / "fraction0.5_seed1.txt") as f:
+    ids = run.read_labels(setting)[0].ids
+    with open(next(evaluated.glob("subsets/simulated-*/multi/fraction0.5_seed1.txt"))) as f:
         members = [ids.index(line.strip()) for line in f]
     encoder = run.encoders(setting)["fusionx"]
     pools = {s: features.extract(encoder, setting.prepared, s, ["s1", "s2"], 64) for s in ("train", "test")}
@@ -83,7 +83,8 @@ def test_id_files_are_reused_and_a_second_evaluation_gives_the_same_numbers(eval
     first = (evaluated / results.FILE_NAME).read_text()
     again = tmp_path / "again"
     shutil.copytree(evaluated, again)
-    subsets_from = f"--config.evaluate.subset_dir={evaluated}/subsets/simulated/multi"
+    written = next(evaluated.glob("subsets/simulated-*/multi"))
+    subsets_from = f"--config.evaluate.subset_dir={written}"
     setting = run.prepare_setting(str(again), simulated, [*ONLY_PROBES, subsets_from])
     run.evaluate(setting)
 
@@ -104,7 +105,7 @@ def test_id_files_are_reused_and_a_second_evaluation_gives_the_same_numbers(eval
 def test_a_class_absent_from_a_subset_is_recorded_and_still_scored(evaluated):
     rows = results.read(evaluated / results.FILE_NAME)
     small = [r for r in rows if r.label_fraction == 0.05 and r.task == "multi" and r.method == "fusionx"]
-    absent = {c for r in small for c in r.absent_classes.split()}
+    absent = {c for r in small for c in results.split_names(r.absent_classes)}
     assert absent  # seven tiles cannot hold twelve classes' long tail
     name = f"ap/{sorted(absent)[0]}"
     assert all(np.isfinite(r.value) for r in small if r.metric == name and name not in r.unscored_classes)

@@ -67,3 +67,12 @@ def test_id_files_come_back_as_they_went(tmp_path):
 def test_fractions_that_leave_nothing_are_refused(fraction):
     with pytest.raises(InputError, match=r"fraction"):
         subsets.nested_subsets(_labels(), (fraction,), 0)
+
+
+def test_ids_with_blanks_come_back(tmp_path):
+    ids = [f"area {i}_r0_c0" for i in range(10)]
+    subsets.write(str(tmp_path), ids, {0.5: np.arange(5)}, 0)
+    assert subsets.read(str(tmp_path), ids, (0.5,), 0)[0.5].tolist() == [0, 1, 2, 3, 4]
+    (tmp_path / subsets.file_name(0.5, 0)).write_text("area 1_r0_c0\narea 1_r0_c0\narea 2_r0_c0\n")
+    with pytest.raises(InputError, match="2 of them distinct"):
+        subsets.read(str(tmp_path), ids, (0.5,), 0)
