@@ -79,7 +79,12 @@ def examine(directory: str, most: int | None = None, shown: int = 6) -> Survey:
         *_leaks(splits, split_numbers, np.array(hashes, np.uint64), "the same pixels", "tiles"),
         *_leaks(splits, split_numbers, np.array(ids, np.uint64), "the same id", "tiles"),
         *_leaks(
-            splits, split_numbers, np.array(groups, np.uint64), "one scene in several splits", "tiles", within=False
+            splits,
+            split_numbers,
+            np.array(groups, np.uint64),
+            "one scene in several splits, which only splits by block intend",
+            "tiles",
+            within=False,
         ),
         *_leaks(splits, split_numbers, _place_codes(where), "the same place", "tiles", within=False),
         *_class_warnings(contract),

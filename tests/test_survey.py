@@ -59,7 +59,10 @@ def test_leaks_between_splits_are_found(tmp_path):
     warnings = " ".join(survey.examine(directory).warnings)
     assert "leakage between train and test: the same pixels (3 tiles of test share it with train)" in warnings
     assert "leakage between train and test: the same place (12 tiles of test" in warnings
-    assert "leakage between train and val: one scene in several splits (6 tiles of val" in warnings
+    assert (
+        "leakage between train and val: one scene in several splits, which only splits by block intend (6 tiles of val"
+        in warnings
+    )
     assert "the same id" not in warnings
 
 

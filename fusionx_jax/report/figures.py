@@ -20,7 +20,7 @@ def label_efficiency(rows: Sequence[results.Row], metric: str, directory: str, n
     chosen = [r for r in rows if r.metric == metric and r.seed == results.ALL_SEEDS]
     panels = sorted({r.modalities for r in chosen}, key=lambda m: (-m.count("+"), m))
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.6 + 2.9 * (len(panels) - 1), 3.6), sharey=True, squeeze=False,
+        1, len(panels), figsize=(max(7.0, 4.6 + 2.9 * (len(panels) - 1)), 3.6), sharey=True, squeeze=False,
         width_ratios=[1.5] + [1] * (len(panels) - 1),
     )  # fmt: skip
     simulated = any(r.simulated for r in chosen)
