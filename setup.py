@@ -26,8 +26,9 @@ CORE = [
 EXTRAS = {
     # tf.data reads ahead for training; everything else runs without it.
     "input": ["tensorflow-cpu>=2.20; platform_machine == 'x86_64'", "tensorflow>=2.20; platform_machine != 'x86_64'"],
-    # rasterio reads GeoTIFF by window, 1.4 has wheels for numpy 2; h5py reads So2Sat; pyarrow BigEarthNet's metadata.
-    "geo": ["rasterio>=1.4", "h5py>=3.11", "pyarrow>=15"],
+    # rasterio reads GeoTIFF by window, 1.4 has wheels for numpy 2; h5py reads So2Sat; pyarrow the metadata of
+    # BigEarthNet v2, lmdb and safetensors its LMDB form (uint16 tensors since safetensors 0.5).
+    "geo": ["rasterio>=1.4", "h5py>=3.11", "pyarrow>=15", "lmdb>=1.5", "safetensors>=0.5"],
     "beam": ["apache-beam>=2.70"],  # first with protobuf 6, which TensorFlow 2.21 accepts
     "tpu": ["jax[tpu]>=0.10.1"],
     "cuda": ["jax[cuda13]>=0.10.1"],

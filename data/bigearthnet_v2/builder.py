@@ -5,6 +5,7 @@ in the folder of their scene. metadata.parquet names pairs, labels and splits ("
 """
 
 import argparse
+import functools
 import os
 
 import numpy as np
@@ -12,16 +13,18 @@ import numpy as np
 from data import clc, patches
 from data.archive import Archive
 from data.bigearthnet_v1 import builder as v1
+from data.bigearthnet_v2.database import FILE, Database, resize
 from data.patches import Options, Patch
-from data.source import LeftOut
+from data.source import BadTile, LeftOut
 from fusionx_jax.contract import IGNORE_LABEL, InputError, Task
 
 _COLUMNS = ("patch_id", "labels", "split", "s1_name")
+_MAP = "_reference_map"
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    patches.add_arguments(parser, "folder that holds BigEarthNet-S1, BigEarthNet-S2 and metadata.parquet")
+    patches.add_arguments(parser, "folder that holds BigEarthNet-S1 and BigEarthNet-S2, or the LMDB's data.mdb")
     parser.add_argument("--metadata", metavar="FILE", help="metadata.parquet, where it is not in the --raw folder")
 
 
@@ -32,12 +35,18 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
       InputError: folders or metadata are missing or belong to something else.
     """
     archive = Archive(args.raw)
-    s2_root = archive.require_folder(["BigEarthNet-S2"], "BigEarthNet v2")
-    s1_root = archive.require_folder(["BigEarthNet-S1"], "BigEarthNet v2")
-    maps = archive.find_folder("Reference_Maps")
     rows = read_metadata(args.metadata or os.path.join(args.raw, "metadata.parquet"))
-    s2_there = {p for scene in archive.children(s2_root) for p in archive.children(f"{s2_root}/{scene}")}
-    s1_there = {p for scene in archive.children(s1_root) for p in archive.children(f"{s1_root}/{scene}")}
+    database = Database(args.raw) if archive.exists(FILE) else None
+    if database is not None:
+        s2_there = s1_there = database.names()
+        s2_root = s1_root = ""
+        maps = "" if any(name.endswith(_MAP) for name in s2_there) else None
+    else:
+        s2_root = archive.require_folder(["BigEarthNet-S2"], "BigEarthNet v2")
+        s1_root = archive.require_folder(["BigEarthNet-S1"], "BigEarthNet v2")
+        maps = archive.find_folder("Reference_Maps")
+        s2_there = {p for scene in archive.children(s2_root) for p in archive.children(f"{s2_root}/{scene}")}
+        s1_there = {p for scene in archive.children(s1_root) for p in archive.children(f"{s1_root}/{scene}")}
     by_split: dict[str, list[Patch]] = {s: [] for s in _SPLITS.values()}
     unusable = []
     for name, labels, split, s1_name in rows:
@@ -61,7 +70,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         args,
         archive,
         by_split,
-        read_patch,
+        read_patch if database is None else functools.partial(read_from_database, database),
         unusable,
         name="bigearthnet_v2",
         modalities={"s1": v1.S1, "s2": v1.S2},
@@ -71,9 +80,11 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         split_origin="official: the column `split` of metadata.parquet",
         licence=v1.LICENCE,
         citation="reBEN, Clasen et al., IGARSS 2025, arXiv 2407.03653. Contains modified Copernicus Sentinel data.",
-        source_version=f"BigEarthNet v2{'' if maps is not None else ' without reference maps'}",
+        source_version="BigEarthNet v2"
+        + ("" if database is None else " from LMDB")
+        + ("" if maps is not None else " without reference maps"),
         notes=("Sentinel-1 GRD in dB as delivered; Sentinel-2 L2A by sen2cor 2.11, acquisitions of 2017 and 2018.",),
-        has_location=True,
+        has_location=database is None,
         has_group=True,
     )
 
@@ -126,6 +137,25 @@ def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
         codes = patches.raster.read_bands(
             [archive.file(f"{map_folder}/{patch.id}/{patch.id}_reference_map.tif")], v1.SIZE, "nearest"
         ).values[..., 0]
-        codes = np.nan_to_num(codes, nan=999).astype(int)
-        out[patches.PIXELS] = _CODES[np.clip(codes, 0, 999)]
+        out[patches.PIXELS] = _class_numbers(codes)
+    return out
+
+
+def _class_numbers(codes: np.ndarray) -> np.ndarray:
+    return _CODES[np.clip(np.nan_to_num(codes, nan=999), 0, 999).astype(int)]
+
+
+def read_from_database(database: Database, archive: Archive, patch: Patch, chosen: Options) -> dict:
+    """The same from the LMDB form."""
+    del archive
+    s1_name, map_folder = patch.where[2:]
+    optical, radar = database.tensors(patch.id), database.tensors(s1_name)
+    lacking = [b for b in (*v1.S2.band_names, *v1.S1.band_names) if b not in {**optical, **radar}]
+    if lacking:
+        raise BadTile("missing band", f"{patch.id} or {s1_name} has no {', '.join(lacking)}")
+    s2 = np.stack([resize(optical[b], v1.SIZE, chosen.resampling) for b in v1.S2.band_names], axis=-1)
+    s1 = np.stack([radar[b].astype(np.float64) for b in v1.S1.band_names], axis=-1)
+    out = {"s1": s1, "s2": s2 + chosen.s2_offset}
+    if map_folder is not None:
+        out[patches.PIXELS] = _class_numbers(database.tensors(patch.id + _MAP)["Data"].astype(np.float64))
     return out

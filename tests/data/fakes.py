@@ -87,6 +87,26 @@ def bigearthnet_v2(root: Path, rows: list[dict]) -> Path:
     return root
 
 
+def bigearthnet_v2_database(root: Path, folders: Path) -> Path:
+    """The patches of a `bigearthnet_v2` folder as rico-hdl's LMDB."""
+    import lmdb
+    from safetensors.numpy import save
+
+    root.mkdir(parents=True, exist_ok=True)
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for path in sorted(folders.rglob("*.tif")):
+        with rasterio.open(path) as f:
+            values = f.read(1)
+        if path.stem.endswith("_reference_map"):
+            found[path.stem] = {"Data": values}
+        else:
+            found.setdefault(path.parent.name, {})[path.stem.rpartition("_")[2]] = values
+    with lmdb.open(str(root), map_size=1 << 28) as environment, environment.begin(write=True) as transaction:
+        for name, tensors in found.items():
+            transaction.put(name.encode(), save({k: np.ascontiguousarray(v) for k, v in tensors.items()}))
+    return root
+
+
 def sen12ms(root: Path, members: list[tuple[str, int, int]], igbp: list[int]) -> Path:
     """Triplets of (season, scene, patch); land cover repeats the codes `igbp` row by row."""
     for season, scene, number in members:

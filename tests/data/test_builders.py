@@ -2,12 +2,13 @@
 
 import argparse
 import importlib
+import pickle
 import zipfile
 
 import numpy as np
 import pytest
 
-from data import clc, igbp, prepare, writer
+from data import clc, igbp, prepare, raster, writer
 from data.source import BadTile
 from fusionx_jax import contract, tiles
 from fusionx_jax.contract import InputError
@@ -137,6 +138,24 @@ def test_bigearthnet_v2_takes_splits_labels_and_maps_from_the_archive(tmp_path):
     assert [clc.CLASSES_19[k] for k in np.flatnonzero(one["label_multi"])] == ["Arable land", "Mixed forest"]
     assert one["label_pixel"][0, :4].tolist() == [2, 10, 255, 255]
     assert np.allclose(one["s1"][..., 0], fakes.radar(f"{rows[2]['s1_name']}_VV", 120)[0])
+
+
+def test_bigearthnet_v2_reads_the_same_from_its_database(tmp_path):
+    raw = fakes.bigearthnet_v2(tmp_path / "raw", _v2_rows())
+    database = fakes.bigearthnet_v2_database(tmp_path / "lmdb", raw)
+    metadata = f"--metadata={raw / 'metadata.parquet'}"
+    folders = every(source("bigearthnet_v2", f"--raw={raw}"))
+    made = source("bigearthnet_v2", f"--raw={database}", metadata)
+    stored = every(pickle.loads(pickle.dumps(made)))  # as a worker process gets it
+    assert stored.keys() == folders.keys()
+    for name, example in folders.items():
+        for feature in ("s1", "s2", "label_pixel", "label_multi"):
+            assert np.allclose(stored[name][feature], example[feature]), feature
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "data.mdb").write_bytes((database / "data.mdb").read_bytes()[:5000])
+    with pytest.raises(InputError, match="cannot be read as LMDB"):
+        source("bigearthnet_v2", f"--raw={half}", metadata)
 
 
 def test_bigearthnet_v2_counts_missing_patches_and_names_wrong_metadata(tmp_path):
@@ -385,6 +404,21 @@ def test_real_bigearthnet_v1_extract(samples, tmp_path):
     assert [clc.CLASSES_19[k] for k in np.flatnonzero(one["label_multi"])] == ["Pastures"]
     assert -45 < one["s1"].min() < one["s1"].max() < 30
     assert np.isfinite(one["s2"]).all()
+
+
+def test_real_bigearthnet_v2_files_of_three_places(samples):
+    """One patch of each kind is there, so no pair: the files are read one by one."""
+    root = samples / "bigearthnet_v2"
+    radar = sorted(str(p) for p in root.rglob("*_VV.tif"))[0]
+    vv_vh = raster.read_bands([radar, radar.replace("_VV", "_VH")], 120, "bilinear")
+    assert -45 < np.nanmin(vv_vh.values) < np.nanmax(vv_vh.values) < 30
+    folder = next(p.parent for p in root.rglob("*_B02.tif"))
+    files = [str(folder / f"{folder.name}_{b}.tif") for b in fakes.L2A]
+    optical = raster.read_bands(files, 120, "nearest")
+    assert optical.values.shape == (120, 120, 12)
+    assert np.isfinite(optical.location).all()
+    codes = raster.read_bands([str(next(root.rglob("*_reference_map.tif")))], 120, "nearest").values
+    assert set(np.unique(codes[np.isfinite(codes)])) <= {*clc.LEVEL_3, 999}
 
 
 def test_real_ssl4eo_extract(samples):

@@ -1,0 +1,87 @@
+"""BigEarthNet v2 as rico-hdl writes it: one LMDB, a safetensors blob for each patch and sensor.
+
+Keys are patch names (and `NAME_reference_map`); tensors are named by band, uint16 at the bands' own sizes, VV and VH
+float32. Tensors carry no place on the Earth.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from data.source import BadTile
+from fusionx_jax.contract import InputError
+
+FILE = "data.mdb"
+
+
+_open: dict[str, Any] = {}  # a process may open an LMDB only once
+
+
+class Database:
+    """Read-only view of the database in a folder."""
+
+    def __init__(self, folder: str):
+        """Opens the database.
+
+        Raises:
+          InputError: it is damaged, or the package that reads it is not installed.
+        """
+        self.folder = os.path.abspath(folder)
+        self._transaction().abort()
+
+    def _transaction(self):
+        try:
+            import lmdb
+        except ImportError as error:
+            raise InputError(f"{self.folder} is an LMDB, and lmdb is not installed; `pip install lmdb`.") from error
+        if self.folder not in _open:
+            try:
+                _open[self.folder] = lmdb.open(self.folder, readonly=True, lock=False, readahead=False)
+            except lmdb.Error as error:
+                raise InputError(
+                    f"{self.folder} cannot be read as LMDB ({error}); it is damaged: copy it again."
+                ) from error
+        return _open[self.folder].begin()
+
+    def names(self) -> set[str]:
+        """All keys."""
+        with self._transaction() as transaction, transaction.cursor() as cursor:
+            return {key.decode() for key in cursor.iternext(values=False)}
+
+    def tensors(self, name: str) -> dict[str, np.ndarray]:
+        """The tensors of one key.
+
+        Raises:
+          BadTile: the key is not there or its value is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        with self._transaction() as transaction:
+            value = transaction.get(name.encode())
+        if value is None:
+            raise BadTile("missing patch", f"{self.folder} has no {name}")
+        try:
+            return load(bytes(value))
+        except SafetensorError as error:
+            raise BadTile("unreadable file", f"{self.folder}, {name}: {error}") from error
+
+
+def resize(band: np.ndarray, size: int, resampling: str) -> np.ndarray:
+    """A square band on a grid of `size` x `size` pixels, resampled as GeoTIFF bands are; zero is no data."""
+    if band.shape == (size, size):
+        return np.where(band == 0, np.nan, band.astype(np.float64))
+    from rasterio.enums import Resampling
+    from rasterio.io import MemoryFile
+    from rasterio.transform import from_origin
+
+    height, width = band.shape
+    profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": band.dtype, "nodata": 0}
+    profile["transform"] = from_origin(0, 0, 10, 10)  # any place will do
+    with MemoryFile() as memory:
+        with memory.open(**profile) as file:
+            file.write(band, 1)
+        with memory.open() as file:
+            read = file.read(1, out_shape=(size, size), resampling=Resampling[resampling], masked=True)
+    return read.astype(np.float64).filled(np.nan)
