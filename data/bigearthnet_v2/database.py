@@ -13,6 +13,7 @@ from data.source import BadTile
 from fusionx_jax.contract import InputError
 
 FILE = "data.mdb"
+_HEAD = 2 * 4096  # the two pages that describe the rest
 
 
 _open: dict[str, Any] = {}  # a process may open an LMDB only once
@@ -36,12 +37,20 @@ class Database:
         except ImportError as error:
             raise InputError(f"{self.folder} is an LMDB, and lmdb is not installed; `pip install lmdb`.") from error
         if self.folder not in _open:
+            size = os.path.getsize(os.path.join(self.folder, FILE))
             try:
-                _open[self.folder] = lmdb.open(self.folder, readonly=True, lock=False, readahead=False)
+                if size < _HEAD:  # LMDB maps the file: pages past its end would end the process
+                    raise lmdb.Error(f"{size} bytes are no database")
+                environment = lmdb.open(self.folder, readonly=True, lock=False, readahead=False)
+                needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+                if size < needed:
+                    environment.close()
+                    raise lmdb.Error(f"{FILE} has {size} bytes of {needed}")
             except lmdb.Error as error:
                 raise InputError(
-                    f"{self.folder} cannot be read as LMDB ({error}); it is damaged: copy it again."
+                    f"{self.folder} cannot be read as LMDB ({error}); it is truncated or damaged: copy it again."
                 ) from error
+            _open[self.folder] = environment
         return _open[self.folder].begin()
 
     def names(self) -> set[str]:

@@ -151,11 +151,13 @@ def test_bigearthnet_v2_reads_the_same_from_its_database(tmp_path):
     for name, example in folders.items():
         for feature in ("s1", "s2", "label_pixel", "label_multi"):
             assert np.allclose(stored[name][feature], example[feature]), feature
-    half = tmp_path / "half"
-    half.mkdir()
-    (half / "data.mdb").write_bytes((database / "data.mdb").read_bytes()[:5000])
-    with pytest.raises(InputError, match="cannot be read as LMDB"):
-        source("bigearthnet_v2", f"--raw={half}", metadata)
+    whole = (database / "data.mdb").read_bytes()
+    for size in (5000, len(whole) // 3):
+        half = tmp_path / f"half{size}"
+        half.mkdir()
+        (half / "data.mdb").write_bytes(whole[:size])
+        with pytest.raises(InputError, match="cannot be read as LMDB"):
+            source("bigearthnet_v2", f"--raw={half}", metadata)
 
 
 def test_bigearthnet_v2_counts_missing_patches_and_names_wrong_metadata(tmp_path):
