@@ -30,7 +30,7 @@ def examine(directory: str, most: int | None = None, shown: int = 6) -> Survey:
     Raises:
       InputError: it is not a prepared set, or a record is damaged.
     """
-    prepared = tiles.PreparedSet(directory)
+    prepared = tiles.PreparedSet(directory, verify=True)
     contract = prepared.contract
     splits = [s for s, n in contract.splits.items() if n]
     total = sum(contract.splits[s] for s in splits)

@@ -207,4 +207,4 @@ def test_more_shards_than_files_may_be_open(simulated, monkeypatch, tmp_path):
     assert len(prepared._shards["train"]) > 6
     read = prepared.read("train", np.arange(42)[::-1], ["id"])["id"]
     assert len(set(read.tolist())) == 42
-    assert len(prepared._readers.open) == 3
+    assert len(prepared._open) == 3
