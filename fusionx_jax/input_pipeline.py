@@ -14,7 +14,7 @@ import numpy as np
 from fusionx_jax import tiles
 from fusionx_jax.contract import InputError
 
-_READERS = 2  # batches read at once: one being copied, one waiting for the disk
+_READERS = 3  # batches read at once: two being copied, one waiting for the disk
 _AHEAD = 2  # batches kept ready
 
 
@@ -128,7 +128,7 @@ def write_tfrecord(prepared: tiles.PreparedSet, split: str, features: Sequence[s
 
 
 def tfrecord_batches(
-    path: str, prepared: tiles.PreparedSet, features: Sequence[str], batch_size: int
+    path: str, prepared: tiles.PreparedSet, features: Sequence[str], batch_size: int, passes: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
     """What most projects do: a file read in order, a shuffle buffer of 1000, parsing and decoding in parallel."""
     tf = _tensorflow()
@@ -139,5 +139,7 @@ def tfrecord_batches(
         parsed = tf.io.parse_single_example(record, layout)
         return {f: tf.reshape(tf.io.decode_raw(v, tf.uint16), shapes[f]) for f, v in parsed.items()}
 
-    dataset = tf.data.TFRecordDataset(path).shuffle(1000).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = (
+        tf.data.TFRecordDataset(path).shuffle(1000).repeat(passes).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    )
     return dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
