@@ -114,8 +114,7 @@ def local_file(directory: str, name: str) -> str:
 def example_fields(record: bytes | memoryview) -> dict[str, tuple[int, int] | int]:
     """Where the features of a serialised `tf.train.Example` stand: (start, length) of bytes, or an integer's value.
 
-    Parsing with protobuf copies every tile twice before it can be copied into the batch, at a third of the speed; this
-    follows the lengths of the wire format instead (protobuf encoding guide; tensorflow/core/example/*.proto).
+    Parsing with protobuf copies every tile twice more; this follows the lengths of the wire format instead (protobuf encoding guide; tensorflow/core/example/*.proto).
 
     Raises:
       IndexError: the record is cut short or holds something else.
@@ -263,7 +262,9 @@ class PreparedSet:
             except ValueError as error:
                 raise InputError(f"{path} cannot be read ({error}); {_DAMAGED}") from error
             except OSError as error:
-                raise InputError(f"{path} cannot be opened ({error.strerror}); check its permissions.") from error
+                raise InputError(
+                    f"{path} cannot be opened ({error.strerror}); check its permissions and the limit of open files."
+                ) from error
             if len(self._open) >= _most_open():
                 self._open.popitem(last=False)  # closed when no thread reads from it any more
             self._open[name] = opened
@@ -313,7 +314,7 @@ class PreparedSet:
     def _decode(
         self, feature: str, record: bytes | memoryview, stored: Mapping[str, Any], out: Any, place: int, shard: str
     ) -> None:
-        """Copies one feature of a record to its place in the batch: the only copy that is made."""
+        """Copies one feature of a record to its place in the batch."""
         found = stored.get(feature)
         if found is None:
             raise InputError(f"{self._path(shard)} has no feature {feature!r}; it has {', '.join(sorted(stored))}.")
