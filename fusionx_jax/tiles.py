@@ -114,7 +114,8 @@ def local_file(directory: str, name: str) -> str:
 def example_fields(record: bytes | memoryview) -> dict[str, tuple[int, int] | int]:
     """Where the features of a serialised `tf.train.Example` stand: (start, length) of bytes, or an integer's value.
 
-    Parsing with protobuf copies every tile twice more; this follows the lengths of the wire format instead (protobuf encoding guide; tensorflow/core/example/*.proto).
+    Parsing with protobuf copies every tile twice more; this follows the lengths of the wire format instead (protobuf
+    encoding guide; tensorflow/core/example/*.proto).
 
     Raises:
       IndexError: the record is cut short or holds something else.
