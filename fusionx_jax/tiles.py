@@ -22,6 +22,7 @@ from fusionx_jax import shards
 from fusionx_jax.contract import InputError
 
 _ROUNDS = 6
+_HEADER = 12  # bytes before a feature that hold its key, tags and lengths
 _DAMAGED = "it is truncated or damaged: prepare the set again."
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # SplitMix64
 
@@ -291,16 +292,52 @@ class PreparedSet:
             name = self._shards[split][shard]
             where = np.flatnonzero(shard_of == shard)
             shard_file = self._shard(name, int(edges[shard + 1] - edges[shard]))
+            numbers = (indices[where] - edges[shard]).tolist()
             try:
-                for place, record in zip(where, shard_file.read((indices[where] - edges[shard]).tolist())):
-                    stored = example_fields(record)
-                    for feature in features:
-                        self._decode(feature, record, stored, out[feature], int(place), name)
+                if isinstance(shard_file, shards.Shard) and all(
+                    isinstance(v, np.ndarray) and v.ndim > 1 for v in out.values()
+                ):
+                    self._read_straight(shard_file, numbers, where.tolist(), out, name)
+                else:
+                    self._read_whole(shard_file, numbers, where.tolist(), out, name)
             except (ValueError, IndexError) as error:
                 if isinstance(error, InputError):
                     raise
                 raise InputError(f"{self._path(name)} cannot be read ({error}); {_DAMAGED}") from error
         return {f: np.array(v) if isinstance(v, list) else v for f, v in out.items()}
+
+    def _read_whole(self, shard: Any, numbers: list[int], places: list[int], out: Mapping[str, Any], name: str) -> None:
+        for place, record in zip(places, shard.read(numbers)):
+            stored = example_fields(record)
+            for feature, rows in out.items():
+                self._decode(feature, record, stored, rows, place, name)
+
+    def _read_straight(
+        self, shard: shards.Shard, numbers: list[int], places: list[int], out: Mapping[str, np.ndarray], name: str
+    ) -> None:
+        """Reads tiles into the batch without a copy between.
+
+        Records of a shard differ in the length of their texts only, and these stand first (keys are sorted, and "group"
+        and "id" come before the rest), so features lie at fixed distances from the record's end. What surrounds them is
+        read too and must be that of the first record; where it is not, the record is taken apart as a whole.
+        """
+        first = next(iter(shard.read([numbers[0]])))
+        stored = example_fields(first)
+        for feature, rows in out.items():  # refuses a feature that is not there or of another size
+            self._decode(feature, first, stored, rows, places[0], name)
+        order = sorted(out, key=lambda f: stored[f][0])
+        distances = [len(first) - stored[f][0] for f in order]
+        ends = [stored[f][0] + stored[f][1] for f in order]
+        around = [bytes(first[max(0, stored[order[0]][0] - _HEADER) : stored[order[0]][0]])]
+        around += [bytes(first[e : len(first) - d]) for e, d in zip(ends, [*distances[1:], 0])]
+        rooms = [out[f].reshape(len(out[f]), -1).view(np.uint8) for f in order]
+        for number, place in zip(numbers[1:], places[1:]):
+            if shard.places[number][1] < distances[0]:
+                self._read_whole(shard, [number], [place], out, name)
+                continue
+            gaps = shard.scatter(number, [(d, memoryview(room[place])) for room, d in zip(rooms, distances)])
+            if gaps[0][-len(around[0]) :] != around[0] or any(g != a for g, a in zip(gaps[1:], around[1:])):
+                self._read_whole(shard, [number], [place], out, name)
 
     def _path(self, name: str) -> str:
         return f"{self.directory.rstrip('/')}/{name}"

@@ -208,3 +208,38 @@ def test_more_shards_than_files_may_be_open(simulated, monkeypatch, tmp_path):
     read = prepared.read("train", np.arange(42)[::-1], ["id"])["id"]
     assert len(set(read.tolist())) == 42
     assert len(prepared._open) == 3
+
+
+def test_records_unlike_the_first_are_read_all_the_same(tmp_path):
+    """Texts of other lengths are passed over; a record with another feature in front of the tile is taken apart."""
+    import json
+
+    from array_record.python import array_record_module
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    from fusionx_jax import bench
+
+    bench.write_random_set(str(tmp_path), 6, 16)
+    shard = next(tmp_path.glob("*array_record*"))
+    rng = np.random.default_rng(3)
+    expected = {"s1": [], "s2": []}
+    writer = array_record_module.ArrayRecordWriter(str(shard), "group_size:1,uncompressed")
+    for i in range(6):
+        example = tf_example_pb2.Example()
+        example.features.feature["id"].bytes_list.value.append(b"x" * (1 + 40 * i))
+        if i == 3:
+            example.features.feature["s15"].bytes_list.value.append(b"between the two")
+        if i == 4:
+            example.features.feature["zzz"].bytes_list.value.append(b"behind both")
+        for key, bands in (("s1", 2), ("s2", 12)):
+            tile = rng.integers(0, 9000, (16, 16, bands), np.uint16)
+            expected[key].append(tile)
+            example.features.feature[key].bytes_list.value.append(tile.tobytes())
+        writer.write(example.SerializeToString(deterministic=True))
+    writer.close()
+    assert json.loads((tmp_path / "dataset_info.json").read_text())["splits"][0]["shardLengths"] == ["6"]
+    prepared = tiles.PreparedSet(tmp_path)
+    for order in ([0, 1, 2, 3, 4, 5], [3, 0, 4, 1], [4, 5, 3, 3]):
+        read = prepared.read("train", order, ["s2", "s1"])
+        for key, values in expected.items():
+            assert (read[key] == np.stack([values[i] for i in order])).all()
