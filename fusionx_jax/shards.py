@@ -1,9 +1,9 @@
 """Reading records of one array_record shard by number, from any thread.
 
-array_record's own reader copies a record four times and takes more than twice as long as this one. Shards that `data.prepare`
-writes are uncompressed with one record a chunk, so each record's bytes stand in the file as they are, but for the
-24-byte header at every multiple of 64 KiB: one scattered `preadv` puts them together. Other shards (compressed, or
-grouped) are read by the library.
+array_record's own reader copies a record four times and takes more than twice as long as this one. Shards that
+`data.prepare` writes are uncompressed with one record a chunk, so each record's bytes stand in the file as they are,
+but for the 24-byte header at every multiple of 64 KiB: one scattered `preadv` puts them together. Other shards
+(compressed, or grouped) are read by the library.
 
 Layout: "Riegeli/records file format" (google/riegeli, doc/riegeli_records_file_format.md): block headers, chunk headers
 of 40 bytes (header hash, data size, data hash, type and number of records, decoded size), simple chunks "r". Checksums
