@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import pickle
+import tarfile
 import zipfile
 
 import numpy as np
@@ -295,6 +296,12 @@ def test_eurosat_puts_b8a_in_its_place_and_reads_a_zip(tmp_path):
     zipped = source("eurosat", f"--raw={tmp_path / 'EuroSAT_MS.zip'}", f"--sar={tmp_path / 'EuroSAT-SAR'}")
     assert zipped.splits() == made.splits()
     assert (zipped.example("train", 0)["s2"] == made.example("train", 0)["s2"]).all()
+    for start in ("", "./"):  # as `tar -cf x.tar EuroSAT_MS` and `tar -cf x.tar .` write it
+        with tarfile.open(tmp_path / "EuroSAT_MS.tar", "w") as t:
+            for path in sorted(raw.rglob("*.tif")):
+                t.add(path, f"{start}EuroSAT_MS/{path.relative_to(raw)}")
+        packed = source("eurosat", f"--raw={tmp_path / 'EuroSAT_MS.tar'}", "--optical_only")
+        assert (packed.example("train", 0)["s2"] == made.example("train", 0)["s2"]).all()
     for split, members in zip(("train", "val", "test"), (names[:6], names[6:8], names[8:])):
         (tmp_path / f"eurosat-{split}.txt").write_text("\n".join(f"{n}.jpg" for n in members))
     listed = source("eurosat", f"--raw={raw}", "--optical_only", f"--splits={tmp_path}")
