@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data.source import BadTile, Description, Source
+from data.source import BadTile, Description, Source, evenly
 from fusionx_jax.contract import check_unit
 from fusionx_jax.modalities import offset_remark
 
@@ -17,8 +17,7 @@ def examine(source: Source, description: Description, splits: Mapping[str, int])
     Raises:
       InputError: values that cannot be in the declared unit.
     """
-    count = splits["train"]
-    picked = np.unique(np.linspace(0, count - 1, min(_EXAMINED, count)).round().astype(int))
+    picked = evenly(splits["train"], _EXAMINED)
     pixels: dict[str, list[np.ndarray]] = {m: [] for m in description.modalities}
     for index in picked:
         try:

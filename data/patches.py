@@ -8,14 +8,14 @@ import argparse
 import csv
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data import raster
 from data.archive import Archive
-from data.source import SPLITS, BadTile, Description, LeftOut, fingerprint, scene_labels
+from data.source import SPLITS, BadTile, Description, LeftOut, evenly, fingerprint, scene_labels
 from fusionx_jax import modalities
 from fusionx_jax.contract import IGNORE_LABEL, InputError, Task
 
@@ -127,7 +127,7 @@ def _read_once(source: PatchSource, patch: Patch) -> dict[str, Any]:
     global _last
     if patch.corner is None:
         return source.read(source.archive, patch, source.options)
-    key = (source.archive.path, patch.where)
+    key = (source.archive.path, patch.where, source.options)
     if _last is None or _last[0] != key:
         _last = (key, source.read(source.archive, patch, source.options))
     return _last[1]
@@ -180,7 +180,7 @@ def make(
         if args.num_tiles < 2:
             raise InputError(f"--num_tiles is {args.num_tiles}; at least 2 are needed.")
         share = min(1.0, args.num_tiles / total)
-        patches = {s: _evenly(p, max(1, round(share * len(p)))) for s, p in patches.items()}
+        patches = {s: tuple(p[i] for i in evenly(len(p), max(1, round(share * len(p))))) for s, p in patches.items()}
         total = sum(len(p) for p in patches.values())
     chosen = options(args)
     description["source_version"] = (
@@ -192,16 +192,24 @@ def make(
     )
 
 
-def _evenly(patches: Sequence[Patch], count: int) -> tuple[Patch, ...]:
-    keep = np.unique(np.linspace(0, len(patches) - 1, count).round().astype(int))
-    return tuple(patches[i] for i in keep)
+def sentinel1(
+    archive: Archive, files: Sequence[str], size: int, chosen: Options, indexes: Sequence[int] | None = None
+) -> raster.Bands:
+    """Sentinel-1 backscatter in dB, as the data set delivers it: single-band files, or the bands `indexes` of one."""
+    return raster.read_bands([archive.file(f) for f in files], size, chosen.resampling, indexes=indexes)
 
 
 def sentinel2(
-    archive: Archive, files: Sequence[str], size: int, chosen: Options, nodata: float | None = None
+    archive: Archive,
+    files: Sequence[str],
+    size: int,
+    chosen: Options,
+    nodata: float | None = None,
+    indexes: Sequence[int] | None = None,
 ) -> raster.Bands:
-    """Sentinel-2 digital numbers of single-band files as reflectance x 10^4, the offset applied."""
-    bands = raster.read_bands([archive.file(f) for f in files], size, chosen.resampling, nodata=nodata)
+    """Sentinel-2 digital numbers as reflectance x 10^4, the offset applied; files as for `sentinel1`."""
+    paths = [archive.file(f) for f in files]
+    bands = raster.read_bands(paths, size, chosen.resampling, nodata=nodata, indexes=indexes)
     return bands._replace(values=bands.values + chosen.s2_offset)
 
 
@@ -245,6 +253,15 @@ def read_splits(folder: str, names: Mapping[str, Sequence[str]], what: str) -> d
     return out
 
 
+def by_lists(
+    listed: Mapping[str, Sequence[str]], found: Mapping[str, Patch], there: Container[str], where: str
+) -> tuple[dict[str, list[Patch]], list[LeftOut]]:
+    """Patches by split as lists name them, and the listed names that are not `there`."""
+    by_split = {s: [found[n] for n in names if n in found] for s, names in listed.items()}
+    missing = [n for names in listed.values() for n in names if n not in there]
+    return by_split, [LeftOut(n, "missing patch", f"{n} is in the split lists but not in {where}") for n in missing]
+
+
 def split_by_hash(patches: Sequence[Patch], fractions: Mapping[str, float], by_group: bool) -> dict[str, list[Patch]]:
     """Splits by a hash of the group or id, for sets without official lists: the same on every machine and order.
 
@@ -273,8 +290,3 @@ def pixel_tasks(classes: Sequence[str]) -> dict[str, Task]:
         "single": Task("label_single", "single", tuple(classes)),
         "pixel": Task(PIXELS, "pixel", tuple(classes)),
     }
-
-
-def sentinel1(archive: Archive, files: Sequence[str], size: int, chosen: Options) -> raster.Bands:
-    """Sentinel-1 backscatter of single-band files, in dB as the data set delivers it."""
-    return raster.read_bands([archive.file(f) for f in files], size, chosen.resampling)

@@ -83,6 +83,16 @@ def centre(crs, x: float, y: float) -> np.ndarray:
     return np.array([longitude[0], latitude[0]], np.float32)
 
 
+def require_one_place(first: Bands, second: Bands, what: str) -> None:
+    """Refuses twins whose centres lie more than a fiftieth of a degree apart.
+
+    Raises:
+      BadTile: `what` names both.
+    """
+    if abs(first.location - second.location).max() > 0.02:
+        raise BadTile("other place", f"{what} lie at different places")
+
+
 def require_data(values: np.ndarray, what: str, most_missing: float) -> None:
     """Refuses a tile of which more than the share `most_missing` of pixels lacks data in some band.
 

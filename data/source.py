@@ -78,6 +78,11 @@ class Source(Protocol):
         """How many examples the source lists, those left out and those not asked for among them."""
 
 
+def evenly(total: int, count: int) -> np.ndarray:
+    """At most `count` numbers of range(total), evenly spread, the first and the last among them."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+
+
 def fingerprint(*parts: Any) -> str:
     """Eight digits that change when anything of a listing or of the choices behind it does."""
     digest = hashlib.sha256()

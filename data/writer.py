@@ -588,18 +588,12 @@ def build_contract(
                 f"The band {', '.join(flat)} of {name} has one value in all training tiles of {description.name}; "
                 "leave it out or check the file."
             )
-        mods[name] = contract_lib.ModalityContract(
-            bands=modality.band_names,
-            unit=modality.unit,
-            level=modality.level,
-            scale=modality.scale,
-            offset=modality.offset,
-            nodata=modalities_lib.NODATA,
+        mods[name] = contract_lib.of_modality(
+            modality,
             gsd_m=description.gsd_m,
-            height=description.tile_size,
-            width=description.tile_size,
-            mean=tuple((mean * modality.scale + modality.offset).tolist()),
-            std=tuple((std * modality.scale).tolist()),
+            side=description.tile_size,
+            mean=(mean * modality.scale + modality.offset).tolist(),
+            std=(std * modality.scale).tolist(),
             nodata_fraction=missing / (missing + valid),
         )
     counts = {

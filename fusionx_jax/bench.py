@@ -62,18 +62,8 @@ def write_random_set(directory: str, count: int, size: int) -> None:
     except RuntimeError as error:
         raise RunError(f"The tiles cannot be written to {directory} ({error}); give --tmp a larger disk.") from error
     mods = {
-        key: contract_lib.ModalityContract(
-            bands=sensor.band_names,
-            unit=sensor.unit,
-            level=sensor.level,
-            scale=sensor.scale,
-            offset=sensor.offset,
-            nodata=modalities.NODATA,
-            gsd_m=10.0,
-            height=size,
-            width=size,
-            mean=(0.0,) * len(sensor.bands),
-            std=(1.0,) * len(sensor.bands),
+        key: contract_lib.of_modality(
+            sensor, gsd_m=10.0, side=size, mean=[0.0] * len(sensor.bands), std=[1.0] * len(sensor.bands)
         )
         for key, sensor in _SENSORS.items()
     }
@@ -206,9 +196,8 @@ def main(argv: list[str]) -> int:
     pipeline.add_argument("--batch_size", type=int, default=64)
     pipeline.add_argument("--rounds", type=int, default=5, help="turns of each contestant (default 5)")
     pipeline.add_argument("--tmp", metavar="DIR", default=None, help="where the tiles go (default: the system's)")
+    pipeline.add_argument("--json", action="store_true", help="print one JSON object")
     pipeline.set_defaults(run=bench_input)
-    for bench in (pipeline,):
-        bench.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     values = args.run(args)
     print(json.dumps(values) if args.json else _table(values))

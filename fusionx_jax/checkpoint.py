@@ -144,19 +144,18 @@ def load_params(saved: Saved, abstract_params: Any) -> Any:
     Raises:
       InputError: the parameters have other names or shapes than the network needs.
     """
-    check_params(saved, abstract_params)
+    metadata = check_params(saved, abstract_params)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or device),
         abstract_params,
     )
-    metadata = ocp.checkpointables_metadata(saved.path).metadata["state"]
     rest = {k: jax.tree.map(lambda _: ocp.PLACEHOLDER, v) for k, v in metadata.items() if k != "params"}
     return ocp.load_checkpointables(saved.path, {"state": {"params": wanted, **rest}})["state"]["params"]
 
 
-def check_params(saved: Saved, abstract_params: Any) -> None:
-    """Refuses a checkpoint whose parameters are not those of a network.
+def check_params(saved: Saved, abstract_params: Any) -> Any:
+    """Refuses a checkpoint whose parameters are not those of a network; returns the metadata of its state.
 
     Raises:
       InputError: they have other names or shapes.
@@ -169,6 +168,7 @@ def check_params(saved: Saved, abstract_params: Any) -> None:
             f"The network described does not have the parameters of {saved.path}; model sizes, modalities, patch_size "
             "and target must be those of the checkpoint."
         )
+    return metadata
 
 
 def _is_shape(x: Any) -> bool:

@@ -97,6 +97,11 @@ class Contract:
     has_location: bool = False
     group_feature: str | None = None
 
+    @property
+    def title(self) -> str:
+        """The name for figures and tables, in which simulated data are called so."""
+        return f"{self.name} (simulated)" if self.simulated else self.name
+
     def to_dict(self) -> dict[str, Any]:
         return {"format_version": FORMAT_VERSION, **_plain(dataclasses.asdict(self))}
 
@@ -228,6 +233,32 @@ def check_compatible(have: Contract, want: Mapping[str, ModalityContract], *, ha
                     f"Modality {name}: {have_name} is {field} {getattr(h, field)!r}, but {want_name} expects "
                     f"{getattr(w, field)!r}; convert the data or use weights trained on it."
                 )
+
+
+def of_modality(
+    modality: modalities_lib.Modality,
+    *,
+    gsd_m: float,
+    side: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    nodata_fraction: float = 0.0,
+) -> ModalityContract:
+    """What square tiles of a sensor promise, with statistics in its unit."""
+    return ModalityContract(
+        bands=modality.band_names,
+        unit=modality.unit,
+        level=modality.level,
+        scale=modality.scale,
+        offset=modality.offset,
+        nodata=modalities_lib.NODATA,
+        gsd_m=gsd_m,
+        height=side,
+        width=side,
+        mean=tuple(mean),
+        std=tuple(std),
+        nodata_fraction=nodata_fraction,
+    )
 
 
 def in_band_order(own: ModalityContract, bands: Sequence[str]) -> ModalityContract:

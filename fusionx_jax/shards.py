@@ -94,8 +94,7 @@ class Shard:
                 at = self._chunk(at, size)
             self._tail(at, count, size)
         except BaseException:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self.close()
             raise
 
     def _chunk(self, at: int, file_size: int) -> int:
@@ -198,7 +197,7 @@ class LibraryShard:
         """Yields each record."""
         for start in range(0, len(numbers), _AT_ONCE):
             try:
-                yield from self._reader().read([int(n) for n in numbers[start : start + _AT_ONCE]])
+                yield from self._reader().read(list(numbers[start : start + _AT_ONCE]))
             except RuntimeError as error:
                 raise ValueError(str(error)) from error
 
@@ -220,17 +219,24 @@ def open_shard(path: str, count: int, verify: bool = False) -> Shard | LibrarySh
 
 def _record_start(prefix: bytes | bytearray) -> tuple[int, int]:
     """Length of the one record of a simple chunk, and where it begins: after compression type, size of sizes, size."""
-    at, values = 1, []
-    for _ in range(2):
-        value = shift = 0
-        while True:
-            if at >= len(prefix):
-                raise ValueError("a chunk has another layout")
-            byte = prefix[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
-            shift += 7
-        values.append(value)
-    return values[1], at
+    try:
+        _, at = varint(prefix, 1)
+        return varint(prefix, at)
+    except IndexError as error:
+        raise ValueError("a chunk has another layout") from error
+
+
+def varint(content: bytes | bytearray | memoryview, at: int) -> tuple[int, int]:
+    """A variable-length integer as protobuf and Riegeli write it, and the position behind it.
+
+    Raises:
+      IndexError: the content ends before.
+    """
+    value = shift = 0
+    while True:
+        byte = content[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7

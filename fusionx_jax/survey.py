@@ -59,47 +59,46 @@ def examine(directory: str, most: int | None = None, shown: int = 6) -> Survey:
                     _add_pixels(batch[name], m, histograms[name], moments[name] if split == "train" else None)
                     if split == "train" and len(dark[name]) < 8:
                         dark[name].append(batch[name][:, ::8, ::8].reshape(-1, len(m.bands)))
-                for row in range(len(batch["id"])):
-                    digest = hashlib.blake2b(digest_size=8)
-                    for name in contract.modalities:
-                        digest.update(np.ascontiguousarray(batch[name][row]))
-                    hashes.append(int.from_bytes(digest.digest(), "little"))
+                pixels = [batch[name] for name in contract.modalities]
+                hashes += [_number(*sensors) for sensors in zip(*pixels)]
                 split_of += [number] * len(batch["id"])
-                ids += [_number(i) for i in batch["id"]]
+                ids += [_number(i.encode()) for i in batch["id"]]
                 if contract.has_location:
                     places.append(batch["location"])
                 if contract.group_feature:
-                    groups += [_number(g) for g in batch[contract.group_feature]]
+                    groups += [_number(g.encode()) for g in batch[contract.group_feature]]
                 bar.advance(len(batch["id"]))
     split_numbers = np.array(split_of, np.uint8)
     where = np.concatenate(places) if places else np.zeros((0, 2), np.float32)
     warnings = [
         *_statistics_warnings(contract, moments, share),
         *_offset_warnings(contract, dark),
-        *_leaks(splits, split_numbers, np.array(hashes, np.uint64), "the same pixels", "tiles"),
-        *_leaks(splits, split_numbers, np.array(ids, np.uint64), "the same id", "tiles"),
+        *_leaks(splits, split_numbers, np.array(hashes, np.uint64), "the same pixels"),
+        *_leaks(splits, split_numbers, np.array(ids, np.uint64), "the same id"),
         *_leaks(
             splits,
             split_numbers,
             np.array(groups, np.uint64),
             "one scene in several splits, which only splits by block intend",
-            "tiles",
             within=False,
         ),
-        *_leaks(splits, split_numbers, _place_codes(where), "the same place", "tiles", within=False),
+        *_leaks(splits, split_numbers, _place_codes(where), "the same place", within=False),
         *_class_warnings(contract),
-        *(f"{note}" for note in contract.notes if "left out" in note),
+        *(note for note in contract.notes if "left out" in note),
     ]
     sheet = _sheet(prepared, splits, shown)
     return Survey(
-        prepared.directory, contract, examined, together, histograms, moments,
+        prepared.directory, contract, examined, together, histograms,
         np.column_stack([where, split_numbers[: len(where)]]) if len(where) else np.zeros((0, 3)), sheet, warnings,
     )  # fmt: skip
 
 
-def _number(text: str) -> int:
-    """A text as 64 bits: half a million ids must not be held as such."""
-    return int.from_bytes(hashlib.blake2b(str(text).encode(), digest_size=8).digest(), "little")
+def _number(*parts: Any) -> int:
+    """Bytes or arrays as 64 bits: half a million ids or tiles must not be held as such."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
+    return int.from_bytes(digest.digest(), "little")
 
 
 def _add_pixels(
@@ -154,9 +153,7 @@ def _place_codes(where: np.ndarray) -> np.ndarray:
     return np.where(known, code, -1 - np.arange(len(where))).astype(np.int64).view(np.uint64)
 
 
-def _leaks(
-    splits: Sequence[str], split_of: np.ndarray, codes: np.ndarray, what: str, unit: str, within: bool = True
-) -> list[str]:
+def _leaks(splits: Sequence[str], split_of: np.ndarray, codes: np.ndarray, what: str, within: bool = True) -> list[str]:
     """Warnings on codes that occur in several splits, and, if `within`, more than once in one split."""
     if not len(codes):
         return []
@@ -169,9 +166,9 @@ def _leaks(
             shared = (seen[:, i] > 0) & (seen[:, j] > 0)
             if shared.any():
                 count = int(seen[shared, j].sum())
-                out.append(f"leakage between {a} and {b}: {what} ({count} {unit} of {b} share it with {a}).")
+                out.append(f"leakage between {a} and {b}: {what} ({count} tiles of {b} share it with {a}).")
         if within and (seen[:, i] > 1).any():
-            out.append(f"{int((seen[:, i] - 1).clip(0).sum())} {unit} of {a} repeat others of it: {what}.")
+            out.append(f"{int((seen[:, i] - 1).clip(0).sum())} tiles of {a} repeat others of it: {what}.")
     return out
 
 
@@ -189,10 +186,7 @@ def _sheet(prepared: tiles.PreparedSet, splits: Sequence[str], shown: int) -> li
     """Tiles spread over the first split, drawn in every composite, with their labels in words."""
     contract = prepared.contract
     split = splits[0]
-    size = prepared.size(split)
-    index = (
-        np.unique(np.linspace(0, size - 1, shown + 2).round().astype(int)[1:-1]) if size > shown else np.arange(size)
-    )
+    index = tiles.spread(prepared.size(split), shown)
     scene = [t for t in contract.tasks.values() if t.kind != "pixel"]
     batch = prepared.read(split, index, [*contract.modalities, *(t.feature for t in scene), "id"])
     out = []
@@ -219,8 +213,7 @@ def summary(survey: Survey) -> str:
     here = () if tiles.is_remote(survey.directory) else os.listdir(survey.directory)
     size = sum(os.path.getsize(os.path.join(survey.directory, f)) for f in here if ".array_record-" in f)
     lines = [
-        f"{c.name}{' (simulated)' if c.simulated else ''}: {survey.directory}"
-        + (f", {size / 1e9:.2f} GB" if here else ""),
+        f"{c.title}: {survey.directory}" + (f", {size / 1e9:.2f} GB" if here else ""),
         "  " + ", ".join(f"{n} {s}" for s, n in c.splits.items()) + f" tiles; splits {c.split_origin}",
         f"  licence {c.licence}; {c.citation}",
     ]

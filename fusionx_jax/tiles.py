@@ -20,6 +20,7 @@ import numpy as np
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import shards
 from fusionx_jax.contract import InputError
+from fusionx_jax.shards import varint
 
 _ROUNDS = 6
 _HEADER = 12  # bytes before a feature that hold its key, tags and lengths
@@ -60,6 +61,13 @@ def batch_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarra
     """Tile indices [batch_size] of the global batch of `step`: a pure function of its arguments."""
     place = np.int64(step) * batch_size + np.arange(batch_size, dtype=np.int64)
     return permute(place % size, size, seed, place // size)
+
+
+def spread(size: int, count: int) -> np.ndarray:
+    """`count` indices inside range(size), evenly spread and off its ends; all where there are no more."""
+    if size <= count:
+        return np.arange(size)
+    return np.unique(np.linspace(0, size - 1, count + 2).round().astype(int)[1:-1])
 
 
 def host_share(indices: np.ndarray, process_index: int, process_count: int) -> np.ndarray:
@@ -140,7 +148,7 @@ def example_fields(record: bytes | memoryview) -> dict[str, tuple[int, int] | in
                 _, at = _field(record, at, 0x0A)
             else:
                 at += 1
-            out[key] = _varint(record, at)[0]
+            out[key] = varint(record, at)[0]
         at = after
     return out
 
@@ -149,7 +157,7 @@ def _field(record: bytes | memoryview, at: int, tag: int) -> tuple[int, int]:
     """End and start of the content of a length-delimited field that begins at `at`."""
     if record[at] != tag:
         raise IndexError
-    length, at = _varint(record, at + 1)
+    length, at = varint(record, at + 1)
     if at + length > len(record):
         raise IndexError
     return at + length, at
@@ -177,17 +185,6 @@ def _most_open() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
             soft = max(soft, wanted)
     return max(8, soft // 4)
-
-
-def _varint(record: bytes | memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = record[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
 
 
 class PreparedSet:
@@ -300,9 +297,9 @@ class PreparedSet:
                     self._read_straight(shard_file, numbers, where.tolist(), out, name)
                 else:
                     self._read_whole(shard_file, numbers, where.tolist(), out, name)
+            except InputError:
+                raise
             except (ValueError, IndexError) as error:
-                if isinstance(error, InputError):
-                    raise
                 raise InputError(f"{self._path(name)} cannot be read ({error}); {_DAMAGED}") from error
         return {f: np.array(v) if isinstance(v, list) else v for f, v in out.items()}
 

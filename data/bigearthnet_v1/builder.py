@@ -11,10 +11,10 @@ import sys
 
 from tqdm import tqdm
 
-from data import clc, patches
+from data import clc, patches, raster
 from data.archive import Archive
 from data.patches import Options, Patch
-from data.source import SPLITS, BadTile, LeftOut
+from data.source import SPLITS, LeftOut
 from fusionx_jax import modalities
 from fusionx_jax.contract import InputError, Task
 
@@ -66,10 +66,9 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         group = "_".join(name.split("_")[:-2])
         found[name] = Patch(name, (s2_root, s1_root, twins[name]), numbers, group)
     if listed:
-        there = set(s2_names)
-        missing = [row[0] for rows in listed.values() for row in rows if row[0] not in there]
-        unusable += [LeftOut(n, "missing patch", f"{n} is in the split lists but not in {s2_root}") for n in missing]
-        by_split = {s: [found[row[0]] for row in rows if row[0] in found] for s, rows in listed.items()}
+        names = {s: [row[0] for row in rows] for s, rows in listed.items()}
+        by_split, missing = patches.by_lists(names, found, set(s2_names), s2_root)
+        unusable += missing
         origin = "official lists"
     else:
         by_split = patches.split_by_hash(
@@ -152,6 +151,5 @@ def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     s2_folder, s1_folder, s1_name = patch.where
     s2 = patches.sentinel2(archive, patches.band_files(f"{s2_folder}/{patch.id}", patch.id, S2), SIZE, chosen, nodata=0)
     s1 = patches.sentinel1(archive, patches.band_files(f"{s1_folder}/{s1_name}", s1_name, S1), SIZE, chosen)
-    if abs(s1.location - s2.location).max() > 0.02:
-        raise BadTile("other place", f"{patch.id} and its twin {s1_name} lie at different places")
+    raster.require_one_place(s1, s2, f"{patch.id} and its twin {s1_name}")
     return {"s1": s1.values, "s2": s2.values, "location": s2.location}

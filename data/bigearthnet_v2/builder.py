@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from data import clc, patches
+from data import clc, patches, raster
 from data.archive import Archive
 from data.bigearthnet_v1 import builder as v1
 from data.bigearthnet_v2.database import FILE, Database, resize
@@ -134,7 +134,7 @@ def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     s2_folder, s1_folder, s1_name, map_folder = patch.where
     out = v1.read_patch(archive, patch._replace(where=(s2_folder, s1_folder, s1_name)), chosen)
     if map_folder:
-        codes = patches.raster.read_bands(
+        codes = raster.read_bands(
             [archive.file(f"{map_folder}/{patch.id}/{patch.id}_reference_map.tif")], v1.SIZE, "nearest"
         ).values[..., 0]
         out[patches.PIXELS] = _class_numbers(codes)

@@ -98,15 +98,15 @@ def _split(folder: str | None, members: list[Patch]) -> tuple[dict[str, list[Pat
 def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     """Both sensors and the labels of one patch."""
     s1_path, s2_path, dfc_path = patch.where
-    s1 = read_bands([archive.file(s1_path)], SIZE, chosen.resampling, indexes=(1, 2))
-    s2 = read_bands([archive.file(s2_path)], SIZE, chosen.resampling, indexes=_S2_INDEXES)
+    s1 = patches.sentinel1(archive, [s1_path], SIZE, chosen, indexes=(1, 2))
+    s2 = patches.sentinel2(archive, [s2_path], SIZE, chosen, indexes=_S2_INDEXES)
     codes = read_bands([archive.file(dfc_path)], SIZE, "nearest", indexes=(1,)).values[..., 0]
     if codes.max() > 10:
         raise BadTile("wrong labels", f"{dfc_path} holds the code {codes.max():g}; DFC2020's are 0 to 10 (IGBP map?)")
     labels = igbp.class_numbers(codes, igbp.FROM_DFC)
     return {
         "s1": s1.values,
-        "s2": s2.values + chosen.s2_offset,
+        "s2": s2.values,
         patches.PIXELS: labels,
         "location": s2.location,
     }

@@ -7,11 +7,10 @@ the optical files B8A stands last, behind B12 (phelber/EuroSAT issue 7).
 import argparse
 import os
 
-from data import patches
+from data import patches, raster
 from data.archive import Archive
 from data.patches import Options, Patch
-from data.raster import read_bands
-from data.source import BadTile, LeftOut
+from data.source import LeftOut
 from fusionx_jax import modalities
 from fusionx_jax.contract import InputError, Task
 
@@ -71,13 +70,8 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
     if args.splits:
         listed = patches.read_splits(args.splits, _LISTS, "lists of patches such as eurosat-train.txt")
         names = {s: [os.path.splitext(row[0])[0] for row in rows] for s, rows in listed.items()}
-        unusable += [
-            LeftOut(n, "missing patch", f"{n} is in the split lists but not in {args.raw}")
-            for members in names.values()
-            for n in members
-            if n not in optical
-        ]
-        by_split = {s: [found[n] for n in members if n in found] for s, members in names.items()}
+        by_split, missing = patches.by_lists(names, found, optical, args.raw)
+        unusable += missing
         origin = "given lists"
     else:
         by_split = patches.split_by_hash(list(found.values()), {"train": 0.6, "val": 0.2, "test": 0.2}, by_group=False)
@@ -117,11 +111,10 @@ def _by_name(archive: Archive) -> dict[str, str]:
 def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     """One patch, with its twin where there is one."""
     path, radar = patch.where
-    s2 = read_bands([archive.file(path)], SIZE, chosen.resampling, indexes=_INDEXES)
-    out = {"s2": s2.values + chosen.s2_offset, "location": s2.location}
+    s2 = patches.sentinel2(archive, [path], SIZE, chosen, indexes=_INDEXES)
+    out = {"s2": s2.values, "location": s2.location}
     if radar:
-        s1 = read_bands([radar], SIZE, chosen.resampling, indexes=(1, 2))
-        if abs(s1.location - s2.location).max() > 0.02:
-            raise BadTile("other place", f"{radar} and {path} lie at different places")
+        s1 = raster.read_bands([radar], SIZE, chosen.resampling, indexes=(1, 2))
+        raster.require_one_place(s1, s2, f"{radar} and {path}")
         out["s1"] = s1.values
     return out

@@ -30,7 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.raster import centre
-from data.source import SPLITS, Description, LeftOut, fingerprint, scene_labels
+from data.source import SPLITS, Description, LeftOut, evenly, fingerprint, scene_labels
 from fusionx_jax import modalities as modalities_lib
 from fusionx_jax.contract import IGNORE_LABEL, InputError, Task, check_unit
 
@@ -72,8 +72,7 @@ def make_source(args: argparse.Namespace) -> "PairedScenes":
     if args.num_tiles is not None:
         if args.num_tiles < 2:
             raise InputError(f"--num_tiles is {args.num_tiles}; at least 2 are needed.")
-        keep = np.unique(np.linspace(0, len(usable) - 1, min(args.num_tiles, len(usable))).round().astype(int))
-        usable = [usable[i] for i in keep]
+        usable = [usable[i] for i in evenly(len(usable), args.num_tiles)]
     by_split = assign_splits(spec.split, usable, args.tile_size)
     dropped = len(usable) - sum(len(t) for t in by_split.values())
     return PairedScenes(spec, os.path.abspath(args.raw), args.tile_size, by_split, len(scenes), dropped)

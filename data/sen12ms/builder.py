@@ -96,13 +96,8 @@ def _split(folder: str | None, found: dict[str, Patch]):
     has_val = os.path.isfile(os.path.join(folder, "val_list.txt"))
     names = {s: (f"{s}_list.txt",) for s in ("train", "val", "test") if s != "val" or has_val}
     listed = patches.read_splits(folder, names, "the official train_list.txt and test_list.txt")
-    missing = [
-        LeftOut(row[0], "missing patch", f"{row[0]} is in the split lists but not in the archive")
-        for rows in listed.values()
-        for row in rows
-        if row[0] not in found
-    ]
-    by_split = {s: [found[row[0]] for row in rows if row[0] in found] for s, rows in listed.items()}
+    files = {s: [row[0] for row in rows] for s, rows in listed.items()}
+    by_split, missing = patches.by_lists(files, found, found, "the archive")
     origin = "official lists"
     if not has_val:  # there is none any more: a tenth of the training scenes serves
         drawn = patches.split_by_hash(by_split["train"], {"train": 0.9, "val": 0.1}, by_group=True)
@@ -114,9 +109,9 @@ def _split(folder: str | None, found: dict[str, Patch]):
 def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     """The triplet of one patch."""
     s1_path, s2_path, lc_path = patch.where
-    s1 = read_bands([archive.file(s1_path)], SIZE, chosen.resampling, indexes=(1, 2))
-    s2 = read_bands([archive.file(s2_path)], SIZE, chosen.resampling, indexes=_S2_INDEXES)
-    out = {"s1": s1.values, "s2": s2.values + chosen.s2_offset, "location": s2.location}
+    s1 = patches.sentinel1(archive, [s1_path], SIZE, chosen, indexes=(1, 2))
+    s2 = patches.sentinel2(archive, [s2_path], SIZE, chosen, indexes=_S2_INDEXES)
+    out = {"s1": s1.values, "s2": s2.values, "location": s2.location}
     if lc_path:
         codes = read_bands([archive.file(lc_path)], SIZE, "nearest", indexes=(1,)).values[..., 0]
         out[patches.PIXELS] = igbp.class_numbers(codes, igbp.FROM_IGBP)

@@ -57,13 +57,8 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
     if args.splits:
         listed = patches.read_splits(args.splits, _SPLIT_FILES, "the official lists of chips")
         chips = {s: [row[0].rpartition("_")[0] for row in rows] for s, rows in listed.items()}
-        unusable += [
-            LeftOut(c, "missing patch", f"{c} is in the split lists but not in {args.raw}")
-            for names in chips.values()
-            for c in names
-            if c not in found
-        ]
-        by_split = {s: [found[c] for c in names if c in found] for s, names in chips.items()}
+        by_split, missing = patches.by_lists(chips, found, found, args.raw)
+        unusable += missing
         bolivia = by_split.pop("bolivia")
         origin = "official lists of chips, without the flood in Bolivia"
         if args.bolivia:
@@ -104,16 +99,16 @@ def _folder(archive: Archive, names: tuple[str, ...]) -> str:
 
 def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     """Both sensors and the labels of one chip."""
-    s1_path, s2_path, label_path = (archive.file(p) for p in patch.where)
-    s1 = read_bands([s1_path], SIZE, chosen.resampling, indexes=(1, 2))
-    s2 = read_bands([s2_path], SIZE, chosen.resampling, indexes=tuple(range(1, 14)), nodata=0)
-    coded = read_bands([label_path], SIZE, "nearest", indexes=(1,)).values[..., 0]
+    s1_path, s2_path, label_path = patch.where
+    s1 = patches.sentinel1(archive, [s1_path], SIZE, chosen, indexes=(1, 2))
+    s2 = patches.sentinel2(archive, [s2_path], SIZE, chosen, nodata=0, indexes=tuple(range(1, 14)))
+    coded = read_bands([archive.file(label_path)], SIZE, "nearest", indexes=(1,)).values[..., 0]
     labels = np.full(coded.shape, IGNORE_LABEL, np.uint8)
     for code in (0, 1):
         labels[coded == code] = code
     return {
         "s1": s1.values,
-        "s2": s2.values + chosen.s2_offset,
+        "s2": s2.values,
         patches.PIXELS: labels,
         "location": s2.location,
     }

@@ -477,8 +477,8 @@ def main(argv: list[str]) -> int:
     finally:
         progress.logger.removeHandler(handler)
         handler.close()
-    name = setting.prepared.contract.name
-    print(f"{name}{' (simulated)' if setting.prepared.contract.simulated else ''}:")
-    print(summary(results.select(results.read(path), dataset=name)))
+    contract = setting.prepared.contract
+    print(f"{contract.title}:")
+    print(summary(results.select(results.read(path), dataset=contract.name)))
     print(f"Rows are in {path}. Next: fusionx report --workdir={args.workdir}")
     return 0

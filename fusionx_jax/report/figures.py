@@ -112,9 +112,7 @@ def reconstructions(
     names = list(model.config.names)
     split = "test" if prepared.contract.splits.get("test") else "train"
     size = prepared.size(split)
-    index = (
-        np.unique(np.linspace(0, size - 1, count + 2).round().astype(int)[1:-1]) if size > count else np.arange(size)
-    )
+    index = tiles.spread(size, count)
     count = len(index)
     wire = prepared.read(split, index, names)
     p = model.config.patch_size

@@ -21,7 +21,7 @@ class Survey:
     Attributes:
       examined: tiles read, by split.
       together: [K, K] tiles with both classes, by multi-label task.
-      histograms: [C, bins] pixels by band, and [C, 3] count, sum and sum of squares of the physical values.
+      histograms: [C, bins] pixels by band.
       places: [N, 2] longitude and latitude and the split's number of each tile, where known.
       sheet: tiles to show, with their labels.
     """
@@ -31,7 +31,6 @@ class Survey:
     examined: dict[str, int]
     together: dict[str, np.ndarray]
     histograms: dict[str, np.ndarray]
-    moments: dict[str, np.ndarray]
     places: np.ndarray
     sheet: list[dict[str, Any]]
     warnings: list[str]
@@ -60,7 +59,7 @@ def write(surveys: Sequence[Survey], out: str) -> str:
             figures.append(_figure(places(survey, directory, f"places-{name}"), "Where the tiles lie, by split."))
         sets.append(
             {
-                "name": f"{_name(c)}",
+                "name": c.title,
                 "warnings": survey.warnings,
                 "splits": [{"name": s, "tiles": n, "examined": survey.examined.get(s, 0)} for s, n in c.splits.items()],
                 "text": f"{c.source_version}. Splits: {c.split_origin}. Licence: {c.licence}. {c.citation} "
@@ -93,10 +92,6 @@ def write(surveys: Sequence[Survey], out: str) -> str:
     return page
 
 
-def _name(c: Contract) -> str:
-    return f"{c.name} (simulated)" if c.simulated else c.name
-
-
 def _figure(path: str, caption: str) -> dict[str, str]:
     return {"image": style.embed(path), "alt": caption, "caption": caption}
 
@@ -127,7 +122,7 @@ def class_distribution(contracts: Sequence[Contract], directory: str) -> str | N
             axis.set_yticks(range(len(names)), [n if len(n) < 34 else n[:32] + "…" for n in names], fontsize=7)
             axis.invert_yaxis()
             axis.set_xlabel(f"% of {unit[task.kind]}")
-            axis.set_title(f"{_name(c)}: {name}")
+            axis.set_title(f"{c.title}: {name}")
         row[0].legend()
     return style.save(figure, directory, "classes")
 
@@ -152,7 +147,7 @@ def co_occurrence(c: Contract, task: str, counts: np.ndarray, directory: str, na
                     color="white" if share[i, j] > 0.55 else "#1c2733",
                 )  # fmt: skip
     figure.colorbar(image, shrink=0.7, label="share of tiles")
-    axis.set_title(f"{_name(c)}, {task}")
+    axis.set_title(f"{c.title}, {task}")
     return style.save(figure, directory, name)
 
 
@@ -182,7 +177,7 @@ def histograms(survey: Survey, directory: str, name: str) -> str:
         axis.set_yticks([])
         axis.tick_params(labelsize=6)
         axis.set_title(f"{m} {c.bands[i]} ({'dB' if c.unit == 'dB' else c.unit})", fontsize=7)
-    figure.suptitle(_name(survey.contract), fontsize=9)
+    figure.suptitle(survey.contract.title, fontsize=9)
     return style.save(figure, directory, name)
 
 
@@ -204,7 +199,7 @@ def contact_sheet(survey: Survey, directory: str, name: str) -> str:
         axes[r][-1].text(0, 0.5, words, fontsize=6.5, va="center", transform=axes[r][-1].transAxes)
         for axis in axes[r]:
             axis.set_axis_off()
-    figure.suptitle(_name(survey.contract), fontsize=9)
+    figure.suptitle(survey.contract.title, fontsize=9)
     return style.save(figure, directory, name)
 
 
@@ -229,5 +224,5 @@ def places(survey: Survey, directory: str, name: str) -> str:
     axis.set_xlabel("longitude (°)")
     axis.set_ylabel("latitude (°)")
     axis.legend()
-    axis.set_title(_name(survey.contract))
+    axis.set_title(survey.contract.title)
     return style.save(figure, directory, name)
