@@ -11,6 +11,7 @@ def get_config(options: str = "") -> ConfigDict:
     """`options` is not used here."""
     del options
     c = ConfigDict()
+    c.method = "fusionx"  # what tables call it
     c.dataset = ""  # directory of a prepared set as `python -m data.prepare` prints it, or several: DIR,DIR
     c.dataset_weights = ()  # for several sets, DIR,DIR in `dataset`: a weight each; () counts tiles
     c.seed = 0
@@ -21,20 +22,31 @@ def get_config(options: str = "") -> ConfigDict:
     c.log_every = 50
 
     c.modalities = ("s1", "s2")
-    c.masking = "independent"  # or "consistent"
+    # Groups of bands as modalities of their own, by name: the sensor, then its bands, e.g. ("s2", "B11", "B12").
+    c.band_groups = ConfigDict()
+    c.masking = "independent"  # consistent, complementary, dirichlet, block, modality_drop
+    c.masking_options = ConfigDict({"alpha": 1.0, "block_size": 2, "drop": 0.5})  # of the last three
     c.mask_ratio = 0.75  # a number, or a ConfigDict by modality
+    c.mask_schedule = ()  # ((step, mask_ratio), ...): each holds from its step on
     c.target = "both"  # "normalised", "raw" or "both"
     c.loss_weights = ConfigDict({"s1": 1.0, "s2": 1.0})
 
     c.model = ConfigDict()
+    c.model.family = "fusionx"  # stacked, croma, contrastive, resnet; configs/methods/ sets what each needs
     c.model.size = "small"  # mini, tiny, small, base, large
     c.model.patch_size = 8
     c.model.cross_attention = "both"  # "encoder", "decoder", "both" or "none"
+    c.model.decoder_context = "others"  # or "all": whose tokens a modality's decoder attends to
     c.model.dtype = "float32"  # "bfloat16" on accelerators
 
     c.augment = ConfigDict()
     c.augment.crop = 0  # side of a random crop in pixels; 0 keeps whole tiles
     c.augment.flip = True  # one of the square's eight symmetries
+
+    # Each sensor its own random view, for contrastive methods: off while least_area is 1.
+    c.augment.views = ConfigDict({"least_area": 1.0, "gain": 0.2, "noise": 0.1})
+
+    c.contrast = ConfigDict({"weight": 1.0, "temperature": 0.07})  # InfoNCE, of the families that have it
 
     # MAE's recipe (arXiv 2111.06377, table 8): AdamW, b2 .95, decay .05, base rate 1.5e-4 per 256 examples.
     c.optimizer = ConfigDict()
@@ -58,10 +70,16 @@ def get_config(options: str = "") -> ConfigDict:
 def evaluation() -> ConfigDict:
     """How representations are judged; the same for every method and floor."""
     e = ConfigDict()
-    e.tasks = ("multi", "single")  # scene tasks of the prepared set's contract; those it lacks are passed over
+    e.tasks = ("multi", "single")  # tasks of the prepared set's contract; those it lacks are passed over
+    # linear_probe, knn, finetune, scratch; for pixel labels segment_linear, segment_decoder. What does not fit a task
+    # is passed over.
+    e.evaluators = ("linear_probe",)
     e.modalities = ("s1+s2", "s1", "s2")
-    e.single_sensor_tasks = ("multi", "single")  # of the tasks, those also judged on one sensor alone
+    e.single_sensor_tasks = ("multi", "single", "pixel")  # of the tasks, those also judged on one sensor alone
+    e.zero_fill = False  # True: single sensors also with the others filled with zeros instead of left out
     e.seeds = 5  # label subsets per fraction
+    e.shots = ()  # beside label_fractions: so many labelled tiles of every class
+    e.score_split = "test"  # "val" while choosing settings
     e.pooling = "mean_std"  # of patch tokens: "mean", "mean_std" or "class"
     e.batch_size = 256
     # Ridge strengths of the mean log-loss on standardised features.
@@ -73,7 +91,25 @@ def evaluation() -> ConfigDict:
     e.statistics = "checkpoint"  # normalise by the "checkpoint"'s statistics or the "dataset"'s
     e.subset_dir = ""  # reuse label subsets (id files) from here
 
-    s = e.supervised = ConfigDict()  # the network trained from scratch on the labels only
+    e.knn = ConfigDict({"k": 20, "temperature": 0.07})  # DINO's (arXiv 2104.14294, section 4.1)
+
+    e.supervised = training()  # the network trained from scratch on the labels only
+
+    f = e.finetune = training()  # the pretrained encoder trained on
+    f.learning_rates = (1e-4, 3e-4)
+    f.layer_decay = 0.75  # of the rate, from block to block downwards (MAE, arXiv 2111.06377, table 9)
+    f.drop_path = 0.1
+
+    # Heads on frozen patch tokens, for pixel labels; the same for every method, nothing chosen.
+    e.segmentation = ConfigDict(
+        {"seeds": 3, "batch_size": 32, "num_steps": 400, "learning_rate": 2e-3, "weight_decay": 1e-2}
+    )
+    return e
+
+
+def training() -> ConfigDict:
+    """Training of a whole encoder on labels."""
+    s = ConfigDict()
     s.tasks = ("multi", "single")
     s.seeds = 5
     s.batch_size = 64
@@ -84,4 +120,8 @@ def evaluation() -> ConfigDict:
     s.learning_rates = (3e-4, 1e-3)  # chosen on the validation split, per fraction and seed
     s.weight_decay = 0.05
     s.warmup_share = 0.1  # of the steps
-    return e
+    s.layer_decay = 1.0
+    s.drop_path = 0.0
+    s.ema = 0.0  # decay of a moving average of the weights, scored instead of them; 0: none
+    s.unfreeze = -1  # how many of the last blocks are trained; -1 all, 0 the head alone
+    return s

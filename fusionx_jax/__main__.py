@@ -3,6 +3,7 @@
 import errno
 import importlib
 import sys
+from collections.abc import Callable
 
 COMMANDS = {
     "pretrain": ("fusionx_jax.pretrain", "learn a representation from a prepared set, without labels"),
@@ -42,15 +43,19 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         print(f"error: there is no command {argv[0]!r}.\n\n{_usage()}", file=sys.stderr)
         return 2
+    return guarded(lambda rest: importlib.import_module(COMMANDS[argv[0]][0]).main(rest), argv[1:])
+
+
+def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Runs a command; what goes wrong outside the program becomes one sentence and an exit status."""
     from fusionx_jax.contract import InputError, RunError
 
     try:
-        module = importlib.import_module(COMMANDS[argv[0]][0])
         if not {"-h", "--help"} & set(argv):
             from fusionx_jax import progress
 
             progress.setup_logging()
-        return module.main(argv[1:])
+        return command(argv)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -22,7 +22,9 @@ def load_file(spec: str) -> ConfigDict:
     if not os.path.isfile(path):
         raise InputError(f"There is no config file {path}; those that come with the project are in configs/.")
     # configs/*.py import each other as a package that sits beside the library in a checkout.
-    root = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+    root = os.path.dirname(os.path.abspath(path))
+    while os.path.isfile(os.path.join(root, "__init__.py")):
+        root = os.path.dirname(root)
     if root not in sys.path:
         sys.path.append(root)
     module_spec = importlib.util.spec_from_file_location("_fusionx_config", path)
@@ -89,12 +91,31 @@ def _check_key(config: ConfigDict, key: str) -> None:
         walked.append(part)
 
 
-def mask_ratios(config: ConfigDict) -> dict[str, float]:
-    """The mask ratio of each modality, given as one number or by modality.
+def stages(config: ConfigDict) -> list[int]:
+    """The steps at which mask ratios change, from 0: shapes are static, so each stage is a program of its own.
+
+    Raises:
+      InputError: the schedule is not a list of (step, ratio) with rising steps.
+    """
+    schedule = config.get("mask_schedule", ())
+    steps = [entry[0] if isinstance(entry, tuple) and len(entry) == 2 else -1 for entry in schedule]
+    if any(not isinstance(s, int) or s < 1 for s in steps) or steps != sorted(set(steps)):
+        raise InputError(
+            f"mask_schedule is {schedule}; it must list (step, mask_ratio) with steps rising from at least 1, e.g. "
+            "((500, 0.8), (800, 0.9)), each ratio holding from its step on."
+        )
+    return [0, *steps]
+
+
+def mask_ratios(config: ConfigDict, step: int = 0) -> dict[str, float]:
+    """The mask ratio of each modality at `step`, given as one number or by modality.
 
     Raises:
       InputError: a modality has no ratio.
     """
+    passed = [ratio for begin, ratio in config.get("mask_schedule", ()) if begin <= step]
+    if passed:
+        return {m: float(passed[-1]) for m in config.modalities}
     if isinstance(config.mask_ratio, ConfigDict):
         missing = [m for m in config.modalities if m not in config.mask_ratio]
         if missing:

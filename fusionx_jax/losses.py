@@ -1,4 +1,4 @@
-"""Reconstruction losses: mean squared error on hidden patches, pixels without data left out.
+"""Losses: mean squared error on hidden patches, pixels without data left out; InfoNCE between sensors.
 
 Targets (MAE, arXiv 2111.06377, section 4; DESIGN: never pooled across modalities): "normalised" removes each patch's
 own mean and deviation per modality, "raw" keeps the standardised values (their level carries meaning in remote
@@ -7,6 +7,7 @@ sensing), "both" predicts the two with two heads.
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -60,6 +61,9 @@ def reconstruction(
         ok = None if valid is None else jnp.take_along_axis(valid[name], index, axis=1)
         aim = targets(jnp.take_along_axis(patches[name], index, axis=1), kind, ok)
         error = (jnp.take_along_axis(predicted[name], index, axis=1) - aim) ** 2
+        if masks[name].hidden_ok is not None:
+            counted = jnp.broadcast_to(masks[name].hidden_ok[..., None], (*index.shape[:2], patches[name].shape[-1]))
+            ok = counted if ok is None else ok & counted
         if ok is None:
             losses[name] = error.mean()
         else:
@@ -67,6 +71,26 @@ def reconstruction(
             losses[name] = jnp.where(ok, error, 0).sum() / jnp.maximum(ok.sum(), 1)
     total = sum(weights[name] * loss for name, loss in losses.items())
     return total, losses
+
+
+def info_nce(
+    embedded: Mapping[str, Float[Array, "batch dim"]], temperature: float
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Symmetric InfoNCE between every two modalities of the same tiles, the rest of the batch being negatives.
+
+    CROMA (arXiv 2311.00566, section 3) and CLIP (arXiv 2103.00020): embeddings of unit length, scaled dot products,
+    cross-entropy both ways; a mean over pairs of modalities. Also returns how often a tile's nearest neighbour in the
+    other modality is itself.
+    """
+    unit = {n: e / jnp.maximum(jnp.linalg.norm(e, axis=-1, keepdims=True), 1e-6) for n, e in embedded.items()}
+    names, losses, hits = sorted(unit), [], []
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            logits = unit[a] @ unit[b].T / temperature
+            for scores in (logits, logits.T):
+                losses.append(-jnp.diagonal(jax.nn.log_softmax(scores)).mean())
+                hits.append((scores.argmax(1) == jnp.arange(len(scores))).mean())
+    return jnp.stack(losses).mean(), jnp.stack(hits).mean()
 
 
 def undo_normalisation(

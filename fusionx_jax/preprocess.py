@@ -109,6 +109,48 @@ def augment(
     return out
 
 
+def random_views(
+    key: Key[Array, ""],
+    images: Mapping[str, Float[Array, "batch _height _width _channels"]],
+    valid: Mapping[str, Bool[Array, "batch _height _width"]] | None,
+    *,
+    least_area: float,
+    gain: float,
+    noise: float,
+) -> tuple[dict[str, Float[Array, "..."]], dict[str, Bool[Array, "batch _height _width"]] | None]:
+    """Each sensor's own random view of each tile, to be contrasted (after SimCLR, arXiv 2002.05709, appendix A).
+
+    A crop of `least_area` to all of the tile resized to its size, one of the square's eight symmetries, every band
+    multiplied by 1 +- `gain` and shifted by +- `gain`, and Gaussian noise of deviation `noise`, in standardised units.
+    """
+    out, seen = {}, {}
+    for i, name in enumerate(sorted(images)):
+        image = images[name]
+        batch, height, width, channels = image.shape
+        keys = jax.random.split(jax.random.fold_in(key, i), 6)
+        side = jnp.sqrt(jax.random.uniform(keys[0], (batch,), minval=least_area))
+        corner = jax.random.uniform(keys[1], (batch, 2)) * (1 - side)[:, None] * jnp.array([height, width])
+
+        def cut(picture, side, corner):
+            return jax.image.scale_and_translate(
+                picture, picture.shape, (0, 1), jnp.broadcast_to(1 / side, (2,)), -corner / side, "linear",
+                antialias=False,
+            )  # fmt: skip
+
+        parts = {"image": jax.vmap(cut)(image, side, corner)}
+        if valid is not None:
+            parts["valid"] = jax.vmap(cut)(valid[name][..., None].astype(jnp.float32), side, corner)
+        parts = augment(keys[2], parts, 0, True)
+        factor = jax.random.uniform(keys[3], (batch, 1, 1, channels), minval=1 - gain, maxval=1 + gain)
+        shift = jax.random.uniform(keys[4], (batch, 1, 1, channels), minval=-gain, maxval=gain)
+        view = parts["image"] * factor + shift + noise * jax.random.normal(keys[5], image.shape)
+        if valid is not None:
+            seen[name] = parts["valid"][..., 0] > 0.5
+            view = jnp.where(seen[name][..., None], view, 0.0)
+        out[name] = view
+    return out, (seen if valid is not None else None)
+
+
 def pad_to_multiple(wire: Mapping[str, Array], patch_size: int, nodata: Mapping[str, int]) -> dict[str, Array]:
     """Pads bottom and right with the no-data code up to a multiple of the patch."""
     out = {}

@@ -8,6 +8,7 @@ else (order, masks, learning rate) is a function of the seed and the step, so a 
 import argparse
 import csv
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -26,55 +27,77 @@ from ml_collections import ConfigDict
 from fusionx_jax import checkpoint, files, input_pipeline, losses, masking, preprocess, progress, sharding, tiles
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import Contract, InputError, RunError, check_compatible, in_band_order
-from fusionx_jax.models import build, fusionx, layers
+from fusionx_jax.models import build, layers
 
 # Keys that may change between a run and its continuation: they do not touch the numbers.
-_FREE_KEYS = ("dataset", "evaluate", "label_fractions", "log_every", "checkpoint_every", "keep_checkpoints", "mesh")
+_FREE_KEYS = (
+    "dataset",
+    "method",
+    "evaluate",
+    "label_fractions",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "mesh",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What a training step computes, fixed for a run."""
+    """What a training step computes, fixed for a run (for a stage of it, where mask ratios are scheduled)."""
 
-    model: fusionx.FusionX
+    model: Any  # one of build.FAMILIES
     normaliser: preprocess.Normaliser
     mask: Any  # one of masking.STRATEGIES
     ratios: Mapping[str, float]
     weights: Mapping[str, float]
+    contrast_weight: float
+    temperature: float
     target: str
     crop: int
     flip: bool
+    views: Mapping[str, float] | None  # of `preprocess.random_views`; None: all sensors see the same tile
 
     def loss(
         self, params: Any, wire: Mapping[str, Array], key: Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Reconstruction loss of a batch of wire tiles, and the metrics to log."""
+        """The loss of a batch of wire tiles, and the metrics to log."""
         augment_key, mask_key = jax.random.split(key)
         wire = preprocess.augment(augment_key, wire, self.crop, self.flip)
-        predicted, masks, patches, valid = reconstruct(
-            self.model, params, self.normaliser, wire, self.mask, self.ratios, mask_key
+        out, masks, patches, valid = forward(
+            self.model, params, self.normaliser, wire, self.mask, self.ratios, mask_key, self.views
         )
-        total, by_modality = losses.reconstruction(predicted, patches, masks, self.target, self.weights, valid)
-        return total, {"loss": total, **{f"loss_{m}": v for m, v in by_modality.items()}}
+        total, logged = jnp.zeros(()), {}
+        if out.predicted:
+            total, by_modality = losses.reconstruction(out.predicted, patches, masks, self.target, self.weights, valid)
+            logged |= {f"loss_{m}": v for m, v in by_modality.items()}
+        if out.embedded:
+            contrast, hits = losses.info_nce(out.embedded, self.temperature)
+            total += self.contrast_weight * contrast
+            logged |= {"loss_contrast": contrast, "matched": hits}
+        return total, {"loss": total, **logged}
 
 
-def reconstruct(model, params, normaliser, wire, mask, ratios, key):
-    """Masks a batch of wire tiles and predicts all patches.
+def forward(model, params, normaliser, wire, mask, ratios, key, views=None):
+    """Masks a batch of wire tiles and runs the network.
 
-    Returns predictions, masks, standardised patches [B, N, P*P*C] and their validity (None: all valid), by modality.
+    Returns its output, masks, standardised patches [B, N, P*P*C] and their validity (None: all valid), by modality.
     """
     p = model.config.patch_size
     images, valid = normaliser(preprocess.pad_to_multiple(wire, p, normaliser.nodata))
-    counts = {m: (x.shape[1] // p) * (x.shape[2] // p) for m, x in images.items()}
-    visible = {m: masking.num_visible(counts[m], ratios[m]) for m in images}
+    if views:
+        view_key, key = jax.random.split(key)
+        images, valid = preprocess.random_views(view_key, images, valid, **views)
+    grids = {m: layers.grid(x, p) for m, x in images.items()}
+    visible = {m: masking.num_visible(grids[m][0] * grids[m][1], ratios[m]) for m in images}
     has_data = None if valid is None else preprocess.patch_has_data(valid, p)
     batch = next(iter(images.values())).shape[0]
-    masks = mask(key, batch, counts, visible, has_data)
-    predicted = model.apply({"params": params}, images, masks)
+    masks = mask(key, batch, grids, visible, has_data)
+    out = model.apply({"params": params}, images, masks)
     patches = {m: layers.patchify(x, p) for m, x in images.items()}
     if valid is not None:
         valid = {m: layers.patchify(jnp.broadcast_to(v[..., None], images[m].shape), p) for m, v in valid.items()}
-    return predicted, masks, patches, valid
+    return out, masks, patches, valid
 
 
 def train_step(
@@ -102,14 +125,15 @@ def make_optimizer(config: ConfigDict) -> tuple[optax.GradientTransformation, op
       InputError: a rate, count or norm is out of range.
     """
     o = config.optimizer
-    if config.num_steps < 1 or o.warmup_steps < 0 or o.learning_rate <= 0 or o.clip_norm <= 0:
+    if config.num_steps < 0 or o.warmup_steps < 0 or o.learning_rate <= 0 or o.clip_norm <= 0:
         raise InputError(
             f"num_steps is {config.num_steps}, optimizer.warmup_steps {o.warmup_steps}, optimizer.learning_rate "
             f"{o.learning_rate} and optimizer.clip_norm {o.clip_norm}; steps and rates must be positive."
         )
     peak = o.learning_rate * config.batch_size / 256
-    warmup = min(o.warmup_steps, config.num_steps - 1)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, config.num_steps, peak * o.final_fraction)
+    steps = max(config.num_steps, 1)  # none at all: an untrained network, the floor that every table needs
+    warmup = min(o.warmup_steps, steps - 1)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, peak * o.final_fraction)
     return (
         optax.chain(
             optax.clip_by_global_norm(o.clip_norm),
@@ -124,20 +148,28 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def make_objective(config: ConfigDict, model: fusionx.FusionX, normaliser: preprocess.Normaliser) -> Objective:
-    """Raises InputError where masking, ratios or weights do not fit the modalities."""
+def make_objective(config: ConfigDict, model: Any, normaliser: preprocess.Normaliser, step: int = 0) -> Objective:
+    """The objective that holds at `step`.
+
+    Raises:
+      InputError: masking, ratios or weights do not fit the modalities.
+    """
     missing = [m for m in config.modalities if m not in config.loss_weights]
     if missing:
         raise InputError(f"loss_weights gives none for {', '.join(missing)}; it must name every modality.")
+    contrast, views = config.get("contrast"), config.augment.get("views")
     return Objective(
         model=model,
         normaliser=normaliser,
-        mask=masking.strategy(config.masking),
-        ratios=config_lib.mask_ratios(config),
+        mask=masking.strategy(config.masking, dict(config.get("masking_options", {}))),
+        ratios=config_lib.mask_ratios(config, step),
         weights={m: float(config.loss_weights[m]) for m in config.modalities},
+        contrast_weight=float(contrast.weight) if contrast else 1.0,
+        temperature=float(contrast.temperature) if contrast else 1.0,
         target=config.target,
         crop=config.augment.crop,
         flip=config.augment.flip,
+        views=dict(views) if views and views["least_area"] < 1 else None,
     )
 
 
@@ -189,17 +221,18 @@ def run(config: ConfigDict, workdir: str) -> int:
         side=config.augment.crop,
         patch_size=config.model.patch_size,
     )
-    objective = make_objective(config, model, normaliser)
+    stages = {start: make_objective(config, model, normaliser, start) for start in config_lib.stages(config)}
     optimizer, schedule = make_optimizer(config)
     if min(config.checkpoint_every, config.log_every) < 1:
         raise InputError("checkpoint_every and log_every must be at least 1.")
     if config.seed < 0:
         raise InputError(f"seed is {config.seed}; it must not be negative.")
-    _rehearse(config, model, objective, contract, start_from)
+    for objective in stages.values():
+        _rehearse(config, model, objective, contract, start_from)
     _claim_workdir(workdir, config, contract)
     handler = progress.log_to_file(os.path.join(workdir, "pretrain.log"))
     try:
-        return _train(config, workdir, prepared, contract, start_from, mesh, model, objective, optimizer, schedule)
+        return _train(config, workdir, prepared, contract, start_from, mesh, model, stages, optimizer, schedule)
     finally:
         progress.logger.removeHandler(handler)
         handler.close()
@@ -217,7 +250,28 @@ def _rehearse(config, model, objective, contract, start_from) -> None:
     jax.eval_shape(objective.loss, params, wire, jax.random.key(0))
 
 
-def _train(config, workdir, prepared, contract, start_from, mesh, model, objective, optimizer, schedule) -> int:
+def flops_per_pair(config: ConfigDict, model: Any, contract: Contract) -> float:
+    """Floating-point operations of one pair in a training step, as XLA counts them before it optimises; 0 if no step is
+    taken."""
+    if not config.num_steps:
+        return 0.0
+    modalities = {m: contract.modalities[m] for m in config.modalities}
+    normaliser = preprocess.make_normaliser(
+        modalities, modalities, side=config.augment.crop, patch_size=config.model.patch_size
+    )
+    objective = make_objective(config, model, normaliser)
+    wire = {
+        name: jax.ShapeDtypeStruct((config.batch_size, m.height, m.width, len(m.bands)), jnp.uint16)
+        for name, m in modalities.items()
+    }
+    with layers.unrolled():
+        params = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
+        step = jax.jit(lambda p, w: jax.grad(lambda q: objective.loss(q, w, jax.random.key(0))[0])(p))
+        found = step.lower(params, wire).cost_analysis()
+    return float(found["flops"]) / config.batch_size
+
+
+def _train(config, workdir, prepared, contract, start_from, mesh, model, stages, optimizer, schedule) -> int:
     log = progress.logger
 
     def fresh_state():
@@ -240,7 +294,8 @@ def _train(config, workdir, prepared, contract, start_from, mesh, model, objecti
                 state["params"] = checkpoint.load_params(start_from, abstract["params"])
                 log.info("Starting from the weights of %s.", start_from.path)
         log.info(
-            "FusionX-Net %s: %.2f M parameters, %s on %d device(s), %d training pairs of %s%s.",
+            "%s, %s: %.2f M parameters, %s on %d device(s), %d training pairs of %s%s.",
+            config.get("method", "fusionx"),
             config.model.size,
             count / 1e6,
             ", ".join(config.modalities),
@@ -249,17 +304,22 @@ def _train(config, workdir, prepared, contract, start_from, mesh, model, objecti
             prepared.contract.name,
             " (simulated)" if contract.simulated else "",
         )
+        if not config.num_steps and manager.latest_step() is None:
+            manager.save(0, state, wait=True)
         if start >= config.num_steps:
             log.info("All %d steps are done; nothing to train.", config.num_steps)
             return 0
-        step_fn = jax.jit(
-            lambda s, b: train_step(
-                s, b, objective=objective, optimizer=optimizer, schedule=schedule, seed=config.seed
-            ),
-            in_shardings=(layout, sharding.batch_sharding(mesh)),
-            out_shardings=(layout, sharding.replicated(mesh)),
-            donate_argnums=0,
-        )
+        compiled = {
+            begin: jax.jit(
+                functools.partial(
+                    train_step, objective=objective, optimizer=optimizer, schedule=schedule, seed=config.seed
+                ),
+                in_shardings=(layout, sharding.batch_sharding(mesh)),
+                out_shardings=(layout, sharding.replicated(mesh)),
+                donate_argnums=0,
+            )
+            for begin, objective in stages.items()
+        }
         batches = input_pipeline.DeviceBatches(
             input_pipeline.host_batches(
                 prepared,
@@ -275,10 +335,10 @@ def _train(config, workdir, prepared, contract, start_from, mesh, model, objecti
             sharding.batch_sharding(mesh),
         )
         with MetricLog(workdir, start) as metrics_log, _StopSignals() as stop:
-            return _loop(config, state, step_fn, batches, start, manager, metrics_log, stop, workdir)
+            return _loop(config, state, compiled, batches, start, manager, metrics_log, stop, workdir)
 
 
-def _loop(config, state, step_fn, batches, start, manager, metrics_log, stop, workdir) -> int:
+def _loop(config, state, compiled, batches, start, manager, metrics_log, stop, workdir) -> int:
     log = progress.logger
     late = None  # (step, metrics) of the step before: read one step late, so that the device never waits for us
     clock = _Clock(config.batch_size, batches)
@@ -301,7 +361,8 @@ def _loop(config, state, step_fn, batches, start, manager, metrics_log, stop, wo
     with progress.Progress(config.num_steps, "pretraining", "step", start) as bar:
         for step in range(start + 1, config.num_steps + 1):
             batch = next(batches)
-            state, metrics = step_fn(state, batch)
+            stage = max(begin for begin in compiled if begin < step)  # step counts from 1, stages from 0
+            state, metrics = compiled[stage](state, batch)
             if late is not None:
                 note = read(late)
             late = (step, metrics)

@@ -9,7 +9,7 @@ from fusionx_jax import losses, masking
 def _setup(valid_share=1.0):
     rng = np.random.default_rng(0)
     patches = {"s1": rng.normal(3, 2, (4, 9, 8)), "s2": rng.normal(-1, 0.5, (4, 9, 12))}
-    masks = masking.independent(jax.random.key(0), 4, {"s1": 9, "s2": 9}, {"s1": 3, "s2": 5})
+    masks = masking.independent(jax.random.key(0), 4, {"s1": (3, 3), "s2": (3, 3)}, {"s1": 3, "s2": 5})
     valid = {m: rng.random(p.shape) < valid_share for m, p in patches.items()}
     return patches, masks, valid, rng
 
@@ -63,3 +63,37 @@ def test_normalised_targets_are_not_pooled_across_modalities():
         aim = losses.targets(jnp.asarray(p), "normalised")
         assert np.allclose(aim.mean(-1), 0, atol=1e-4)
         assert np.allclose(aim.std(-1), 1, atol=1e-3)
+
+
+def test_hidden_slots_that_do_not_count_are_left_out_of_the_loss():
+    patches, _, valid, rng = _setup(0.7)
+    predicted = {m: jnp.asarray(rng.normal(size=p.shape)) for m, p in patches.items()}
+    shares = masking.dirichlet(jax.random.key(1), 4, {"s1": (3, 3), "s2": (3, 3)}, {"s1": 3, "s2": 5})
+    _, by = losses.reconstruction(
+        predicted, jax.tree.map(jnp.asarray, patches), shares, "raw", {"s1": 1.0, "s2": 1.0},
+        jax.tree.map(jnp.asarray, valid),
+    )  # fmt: skip
+    for m, p in patches.items():
+        hidden = np.zeros(p.shape[:2], bool)
+        np.put_along_axis(hidden, np.asarray(shares[m].hidden), np.asarray(shares[m].hidden_ok), axis=1)
+        counted = hidden[..., None] & valid[m]
+        assert float(by[m]) == pytest.approx(((np.asarray(predicted[m]) - p) ** 2)[counted].mean(), rel=1e-4)
+
+
+def test_info_nce_is_the_cross_entropy_of_scikit_learn_both_ways():
+    from sklearn.metrics import log_loss
+
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 6, 5))
+    ours, hits = losses.info_nce({"s1": jnp.asarray(a), "s2": jnp.asarray(b)}, 0.5)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b)]
+    logits = unit[0] @ unit[1].T / 0.5
+    both = []
+    for scores in (logits, logits.T):
+        probability = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+        both.append(log_loss(np.arange(6), probability, labels=np.arange(6)))
+    assert float(ours) == pytest.approx(np.mean(both), rel=1e-4)
+    assert float(hits) == pytest.approx(
+        np.mean([(scores.argmax(1) == np.arange(6)).mean() for scores in (logits, logits.T)]), rel=1e-5
+    )
+    assert losses.info_nce({"s1": jnp.asarray(a), "s2": jnp.asarray(a)}, 0.01)[1] == 1.0

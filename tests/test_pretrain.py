@@ -189,7 +189,7 @@ def test_tiles_that_are_no_multiple_of_the_patch_are_padded_and_trained_on(tiny_
         ("--config.modalities=('s1', 's3')", "modality s3"),
         ("--config.target=pixels", "target is 'pixels'"),
         ("--config.batch_size=0", "batch_size is 0"),
-        ("--config.num_steps=0", "num_steps is 0"),
+        ("--config.num_steps=-1", "num_steps is -1"),
         ("--config.keep_checkpoints=0", "keep_checkpoints is 0"),
         ("--config.dataset=nowhere", "There is no folder nowhere"),
     ],

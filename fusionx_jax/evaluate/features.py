@@ -16,39 +16,62 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from fusionx_jax import files, preprocess, progress, tiles
+from fusionx_jax import files, preprocess, progress, sharding, tiles
 from fusionx_jax.contract import InputError
-from fusionx_jax.models import fusionx
+from fusionx_jax.models import layers
 
 POOLINGS = ("mean", "mean_std", "class")
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """A network, its weights and how its input is normalised."""
+    """A network, its weights and how its input is normalised.
 
-    model: fusionx.FusionX
+    `zeros` names sensors that are not given but filled with zeros, their bands' mean: the practice that leaving tokens
+    out is compared with.
+    """
+
+    model: Any  # one of build.FAMILIES
     params: Any
     normaliser: preprocess.Normaliser
+    zeros: tuple[str, ...] = ()
+
+    def with_params(self, params: Any) -> "Encoder":
+        return dataclasses.replace(self, params=params)
+
+    def tokens(self, wire: Mapping[str, Array], rngs: Mapping[str, Array] | None = None) -> layers.Tokens:
+        """Tokens of a batch of wire tiles, every patch shown."""
+        p = self.model.config.patch_size
+        images, valid = self.normaliser(preprocess.pad_to_multiple(wire, p, self.normaliser.nodata))
+        has_data = None if valid is None else preprocess.patch_has_data(valid, p)
+        some = next(iter(images.values()))
+        for name, channels in self.model.config.channels:
+            if name in self.zeros and name not in images:
+                images[name] = jnp.zeros((*some.shape[:3], channels))
+                if has_data is not None:
+                    has_data[name] = jnp.ones_like(next(iter(has_data.values())))
+        return self.model.apply({"params": self.params}, images, None, has_data, method="encode", rngs=rngs)
+
+    def pooled(
+        self, wire: Mapping[str, Array], rngs: Mapping[str, Array] | None = None
+    ) -> dict[str, Float[Array, "batch _dim"]]:
+        """All poolings of a batch: "class" (the summary token), and mean and deviation of each group's tokens."""
+        tokens = self.tokens(wire, rngs)
+        out = {"class": tokens.summary.astype(jnp.float32)}
+        for name, group in tokens.groups.items():
+            out[f"{name}_mean"], out[f"{name}_std"] = pool(group.astype(jnp.float32), tokens.ok[name])
+        return out
 
     def fingerprint(self) -> str:
         """Hash of the weights and of the normalisation."""
-        digest = hashlib.sha256(repr((self.model.config, self.normaliser.order)).encode())
+        what = (type(self.model).__name__, self.model.config, self.normaliser.order, self.zeros)
+        digest = hashlib.sha256(repr(what).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
             digest.update(jax.tree_util.keystr(path).encode())
             digest.update(np.ascontiguousarray(leaf).tobytes())
         for name in sorted(self.normaliser.gain):
             digest.update(self.normaliser.gain[name].tobytes() + self.normaliser.shift[name].tobytes())
         return digest.hexdigest()[:16]
-
-
-def encode_tokens(model, params, normaliser, wire):
-    """Class token, tokens by modality and their validity (None: all) of a batch of wire tiles."""
-    p = model.config.patch_size
-    images, valid = normaliser(preprocess.pad_to_multiple(wire, p, normaliser.nodata))
-    has_data = None if valid is None else preprocess.patch_has_data(valid, p)
-    first, tokens = model.apply({"params": params}, images, None, has_data, method="encode")
-    return first, tokens, has_data
 
 
 def pool(
@@ -59,18 +82,6 @@ def pool(
     weight = (weight / jnp.maximum(weight.sum(1, keepdims=True), 1))[..., None]
     mean = (tokens * weight).sum(1)
     return mean, jnp.sqrt((((tokens - mean[:, None]) ** 2) * weight).sum(1) + 1e-8)
-
-
-def pooled(model, params, normaliser, wire) -> dict[str, Float[Array, "batch dim"]]:
-    """All poolings of a batch: "class", and mean and deviation of each modality's and of all tokens."""
-    first, tokens, ok = encode_tokens(model, params, normaliser, wire)
-    out = {"class": first.astype(jnp.float32)}
-    groups = {name: (t, None if ok is None else ok[name]) for name, t in tokens.items()}
-    joint = jnp.concatenate(list(tokens.values()), axis=1)
-    groups["joint"] = (joint, None if ok is None else jnp.concatenate([ok[n] for n in tokens], axis=1))
-    for name, (t, mask) in groups.items():
-        out[f"{name}_mean"], out[f"{name}_std"] = pool(t.astype(jnp.float32), mask)
-    return out
 
 
 def assemble(pools: Mapping[str, Array | np.ndarray], pooling: str) -> Float[Array | np.ndarray, "examples dim"]:
@@ -86,7 +97,7 @@ def assemble(pools: Mapping[str, Array | np.ndarray], pooling: str) -> Float[Arr
         raise InputError(f"evaluate.pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}.")
     if pooling == "class":
         return pools["class"]
-    names = sorted(k.removesuffix("_mean") for k in pools if k.endswith("_mean") and k != "joint_mean")
+    names = sorted(k.removesuffix("_mean") for k in pools if k.endswith("_mean"))
     kinds = ("mean",) if pooling == "mean" else ("mean", "std")
     parts = [pools[f"{n}_{k}"] for n in names for k in kinds]
     return (np if isinstance(parts[0], np.ndarray) else jnp).concatenate(parts, axis=1)
@@ -101,7 +112,10 @@ def extract(
     cache: str | None = None,
     what: str = "features",
 ) -> dict[str, np.ndarray]:
-    """Pooled features [N, ...] of every tile of a split, in order, each counted once; only `modalities` are shown."""
+    """Pooled features [N, ...] of every tile of a split, in order, each counted once; only `modalities` are shown.
+
+    Batches are spread over this process's devices; the last one is filled up and what was added is cut off again.
+    """
     key = "-".join([encoder.fingerprint(), contract_hash(prepared), split, "+".join(modalities)])
     path = os.path.join(cache, key + ".npz") if cache else None
     if path and os.path.exists(path):
@@ -111,15 +125,19 @@ def extract(
         except (OSError, ValueError, zipfile.BadZipFile):
             progress.logger.warning("The cached features %s are damaged and will be computed again.", path)
     size = prepared.size(split)
-    batch_size = min(batch_size, size)
-    run = jax.jit(lambda params, wire: pooled(encoder.model, params, encoder.normaliser, wire))
+    mesh = sharding.make_mesh(devices=jax.local_devices())
+    batch_size = -(-min(batch_size, size) // mesh.size) * mesh.size
+    spread = sharding.batch_sharding(mesh)
+    run = jax.jit(lambda params, wire: encoder.with_params(params).pooled(wire))
+    params = jax.device_put(encoder.params, sharding.replicated(mesh))
     parts = []
     with progress.Progress(size, f"{what}, {split}, {'+'.join(modalities)}", "tile") as bar:
         for start in range(0, size, batch_size):
             index = np.arange(start, start + batch_size) % size  # the last batch is filled up, then cut: one shape
             kept = min(batch_size, size - start)
             batch = prepared.read(split, index, modalities)
-            parts.append({k: np.asarray(v)[:kept] for k, v in run(encoder.params, batch).items()})
+            found = run(params, jax.device_put(batch, spread))
+            parts.append({k: np.asarray(v)[:kept] for k, v in found.items()})
             bar.advance(kept)
     out = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
     if path:

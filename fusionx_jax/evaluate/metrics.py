@@ -1,11 +1,13 @@
-"""Classification metrics with bootstrap intervals. Whole split at once, never averaged over batches.
+"""Metrics with bootstrap intervals. Whole split at once, never averaged over batches.
 
 Definitions are scikit-learn's (`average_precision_score`, `f1_score`, `balanced_accuracy_score`), to which the tests
 compare; they are written here in the weighted, vectorised form that makes hundreds of resamples affordable.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 
 MULTI = ("macro_map", "micro_map", "macro_f1", "micro_f1")
 SINGLE = ("top1", "balanced_accuracy", "macro_f1")
@@ -134,21 +136,107 @@ def single_label(
     return {"top1": hits.sum(1) / weights.sum(1), "balanced_accuracy": balanced, "macro_f1": macro_f1}
 
 
+def confusion(
+    predicted: Integer[np.ndarray, "*examples"], truth: Integer[np.ndarray, "*examples"], classes: int
+) -> Int[np.ndarray, "classes classes"]:
+    """How often each true class (row) was called each class (column); examples of other classes are passed over."""
+    kept = truth < classes
+    places = truth[kept].astype(np.int64) * classes + predicted[kept]
+    return np.bincount(places, minlength=classes**2).reshape(classes, classes)
+
+
+def segmentation(
+    by_tile: Int[np.ndarray, "examples classes classes"], weights: Int[np.ndarray, "examples resamples"]
+) -> dict[str, Float[np.ndarray, "resamples"]]:
+    """Intersection over union of each class, their mean and pixel accuracy, from each tile's confusion counts.
+
+    Pixels of all tiles are counted together (Jaccard index as in scikit-learn's `jaccard_score`); the mean is over
+    classes that the test split holds.
+    """
+    classes = by_tile.shape[1]
+    counts = (weights.T.astype(np.float64) @ by_tile.reshape(len(by_tile), -1)).reshape(-1, classes, classes)
+    hit = np.diagonal(counts, axis1=1, axis2=2)
+    actual, claimed = counts.sum(2), counts.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou = np.where(actual > 0, hit / (actual + claimed - hit), np.nan)
+    kept = by_tile.sum((0, 2)) > 0
+    accuracy = hit.sum(1) / np.maximum(counts.sum((1, 2)), 1)
+    return {"miou": _mean_of_known(iou[:, kept]), "pixel_accuracy": accuracy} | {
+        f"iou/{k}": iou[:, k] for k in range(classes)
+    }
+
+
+def regression(
+    predicted: Float[np.ndarray, "examples values"],
+    truth: Float[np.ndarray, "examples values"],
+    weights: Int[np.ndarray, "examples resamples"],
+) -> dict[str, Float[np.ndarray, "resamples"]]:
+    """Coefficient of determination and root mean squared error, means over the values; unknown (NaN) ones left out."""
+    r2, rmse = [], []
+    for k in range(truth.shape[1]):
+        known = np.isfinite(truth[:, k])
+        w = weights[known].T.astype(np.float64)
+        y, total = truth[known, k], w.sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            error = w @ (predicted[known, k] - y) ** 2
+            spread = w @ y**2 - (w @ y) ** 2 / total
+            r2.append(1 - error / spread)
+            rmse.append(np.sqrt(error / total))
+    return {"r2": _mean_of_known(np.stack(r2, 1)), "rmse": _mean_of_known(np.stack(rmse, 1))}
+
+
+def resampled_means(
+    values: Float[np.ndarray, "pretrainings subsets resamples"], seed: int
+) -> Float[np.ndarray, "resamples"]:
+    """Means over pretraining seeds and label subsets: of the sample itself (column 0) and of bootstrap resamples.
+
+    In each resample the test examples (columns) are drawn, and with them the pretraining seeds and the label subsets,
+    crossed. The draws depend on their numbers and `seed` alone, so the difference of two methods' means is paired.
+    """
+    pretrainings, subsets, columns = values.shape
+    draws = columns - 1
+    first = np.random.default_rng([seed, 0, pretrainings]).integers(0, pretrainings, (draws, pretrainings))
+    second = np.random.default_rng([seed, 1, subsets]).integers(0, subsets, (draws, subsets))
+    drawn = values[first[:, :, None], second[:, None, :], np.arange(1, columns)[:, None, None]]
+    whole = _mean_of_known(values[:, :, 0].reshape(1, -1))
+    return np.concatenate([whole, _mean_of_known(drawn.reshape(draws, -1))])
+
+
+def percentiles(means: Float[np.ndarray, "resamples"], level: float = 0.95) -> tuple[float, float, float]:
+    """The sample's own value (column 0) and the percentile interval of the others; NaN where there are none."""
+    known = means[1:][np.isfinite(means[1:])]
+    if not len(known):
+        return float(means[0]), float("nan"), float("nan")
+    low, high = np.percentile(known, [50 * (1 - level), 50 * (1 + level)])
+    return float(means[0]), float(low), float(high)
+
+
 def interval(
     by_seed: Float[np.ndarray, "seeds resamples"], seed: int, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """Mean over seeds and its percentile interval, from resamples of test examples (columns) and of seeds (rows).
+    """Mean over seeds and its percentile interval, from resamples of test examples (columns) and of seeds (rows)."""
+    return percentiles(resampled_means(by_seed[None], seed), level)
 
-    Column 0 holds the values of the sample itself. With one seed only the examples are resampled.
+
+def labels_needed(
+    counts: Sequence[float | int],
+    curve: Float[np.ndarray, "labels resamples"],
+    target: Float[np.ndarray, "resamples"],
+) -> Float[np.ndarray, "resamples"]:
+    """The number of labels with which a curve first reaches a target, between points linear in the logarithm of labels.
+
+    `counts` rises. Infinite where the target is never reached; the smallest count where the first point has it.
     """
-    value = float(_mean_of_known(by_seed[:, :1].T)[0])
-    seeds, resamples = by_seed.shape
-    if resamples < 2:
-        return value, float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, seeds, (seeds, resamples - 1))
-    means = _mean_of_known(np.take_along_axis(by_seed[:, 1:], drawn, axis=0).T)
-    if not np.isfinite(means).any():
-        return value, float("nan"), float("nan")
-    low, high = np.nanpercentile(means, [50 * (1 - level), 50 * (1 + level)])
-    return value, float(low), float(high)
+    x = np.log(np.asarray(counts, np.float64))
+    out = np.full(curve.shape[1], np.inf)
+    for r in range(curve.shape[1]):
+        reached = np.flatnonzero(curve[:, r] >= target[r])
+        if not len(reached):
+            continue
+        i = reached[0]
+        if i == 0:
+            out[r] = counts[0]
+            continue
+        share = (target[r] - curve[i - 1, r]) / (curve[i, r] - curve[i - 1, r])
+        out[r] = np.exp(x[i - 1] + share * (x[i] - x[i - 1]))
+    return out

@@ -2,11 +2,15 @@
 
 import csv
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from fusionx_jax import files
 from fusionx_jax.contract import InputError
+from fusionx_jax.evaluate import metrics
+from fusionx_jax.evaluate.cells import Cell
 
 FILE_NAME = "results.csv"
 ALL_SEEDS = "all"
@@ -16,14 +20,17 @@ _BETWEEN = "; "  # class names may hold blanks and commas
 class Row(NamedTuple):
     """One measured number.
 
-    `seed` is the label subset's, or "all" for the mean over seeds, whose interval covers test examples and seeds.
-    `protocol` says how regularisation was chosen and whose statistics normalised the input.
+    `label` is a share of the labels ("0.1") or "5-shot". `seed` is the label subset's, "pretraining 2" for the mean
+    over label subsets of one of several pretraining seeds, or "all" for the mean over all seeds, whose interval covers
+    test examples and seeds. `protocol` says how regularisation was chosen and whose statistics normalised the input.
     """
 
     dataset: str
     method: str
     modalities: str
     task: str
+    evaluator: str
+    label: str
     label_fraction: float
     num_labels: int
     seed: str
@@ -32,6 +39,7 @@ class Row(NamedTuple):
     ci_low: float
     ci_high: float
     num_seeds: int
+    num_pretrainings: int
     protocol: str
     pooling: str
     regularisation: str
@@ -40,6 +48,82 @@ class Row(NamedTuple):
     simulated: bool
     checkpoint: str
     config_hash: str
+
+
+class Context(NamedTuple):
+    """What rows say beside their cells."""
+
+    dataset: str
+    simulated: bool
+    num_train: int
+    unscored: dict[str, str]  # by task
+    pooling: str
+    checkpoint: str
+    config_hash: str
+
+
+def complete(pretrainings: Sequence[Mapping[tuple[str, int], Cell]], label: str) -> list[int]:
+    """The label subsets' seeds that every pretraining has been judged with."""
+    seeds = [{seed for name, seed in cells if name == label} for cells in pretrainings]
+    return sorted(set.intersection(*seeds)) if seeds else []
+
+
+def vectors(pretrainings: Sequence[Mapping[tuple[str, int], Cell]], label: str, metric: str) -> np.ndarray:
+    """Measurements [pretrainings, seeds, 1 + resamples] of one group of cells."""
+    seeds = complete(pretrainings, label)
+    return np.stack([[cells[label, seed].values[metric] for seed in seeds] for cells in pretrainings])
+
+
+def from_cells(
+    group: tuple[str, str, str, str], pretrainings: Sequence[Mapping[tuple[str, int], Cell]], context: Context
+) -> Iterator[Row]:
+    """Rows of one group (method, modalities, task, evaluator) of cells by (label, seed), one mapping a pretraining:
+    every label subset or every pretraining, then the mean over all seeds, with per-class results."""
+    method, shown, task, evaluator = group
+    for label in dict.fromkeys(name for name, _ in pretrainings[0]):
+        seeds = complete(pretrainings, label)
+        if not seeds:
+            continue
+        cells = [[by[label, seed] for seed in seeds] for by in pretrainings]
+        absent = [set(split_names(c.absent)) for c in cells[0]]
+        counts = [c.num_labels for c in cells[0]]
+
+        def row(metric, seed, values, facts, own, label=label, counts=counts):
+            means = metrics.resampled_means(values, seed=0)
+            return Row(
+                dataset=context.dataset,
+                method=method,
+                modalities=shown,
+                task=task,
+                evaluator=evaluator,
+                label=label,
+                label_fraction=counts[0] / context.num_train if label.endswith("shot") else float(label),
+                num_labels=facts[0].num_labels if len(own) == 1 else round(float(np.mean(counts))),
+                seed=seed,
+                metric=metric,
+                **dict(zip(("value", "ci_low", "ci_high"), metrics.percentiles(means))),
+                num_seeds=values.shape[1],
+                num_pretrainings=values.shape[0],
+                protocol=facts[0].protocol,
+                pooling="" if method == "band_statistics" else context.pooling,
+                regularisation=" ".join(f.chosen for f in facts),
+                absent_classes=join_names(sorted(set().union(*own))),
+                unscored_classes=context.unscored.get(task, ""),
+                simulated=context.simulated,
+                checkpoint=context.checkpoint,
+                config_hash=context.config_hash,
+            )
+
+        for metric in cells[0][0].values:
+            values = vectors(pretrainings, label, metric)
+            if "/" not in metric:
+                if len(pretrainings) == 1:
+                    for i, seed in enumerate(seeds):
+                        yield row(metric, str(seed), values[:, i : i + 1], cells[0][i : i + 1], absent[i : i + 1])
+                else:
+                    for i in range(len(pretrainings)):
+                        yield row(metric, f"pretraining {i}", values[i : i + 1], cells[i], absent)
+            yield row(metric, ALL_SEEDS, values, [c for own in cells for c in own], absent)
 
 
 def write(path: str | os.PathLike, rows: Iterable[Row]) -> None:
@@ -77,6 +161,17 @@ def _typed(raw: dict[str, str]) -> Row:
         else:
             values.append(kind(text))
     return Row(*values)
+
+
+def label_order(label: str) -> tuple[bool, float]:
+    """Sorts labels: fractions first, then shots, each rising."""
+    shot = label.endswith("-shot")
+    return shot, float(label.removesuffix("-shot"))
+
+
+def label_name(label: str) -> str:
+    """ "10 %" or "5-shot"."""
+    return label if label.endswith("-shot") else f"{100 * float(label):g} %"
 
 
 def join_names(names: Iterable[str]) -> str:

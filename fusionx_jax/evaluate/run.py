@@ -6,10 +6,12 @@ strengths and metrics. The test split is read once per reported number.
 """
 
 import argparse
+import dataclasses
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,10 +21,12 @@ from ml_collections import ConfigDict
 from fusionx_jax import checkpoint, files, preprocess, progress, tiles
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import InputError, check_compatible, in_band_order
-from fusionx_jax.evaluate import features, metrics, probe, results, subsets, supervised
-from fusionx_jax.models import build
+from fusionx_jax.evaluate import cells as cells_lib
+from fusionx_jax.evaluate import features, finetune, knn, metrics, probe, results, segment, subsets
+from fusionx_jax.models import baselines, build
 
-METHODS = ("fusionx", "untrained", "band_statistics", "supervised")
+FLOORS = ("untrained", "band_statistics", "supervised")
+MAIN_METRICS = {"multi": "macro_map", "single": "top1", "pixel": "miou"}  # by kind of task
 SETTINGS_FILE = "evaluation.json"
 
 
@@ -36,15 +40,20 @@ class Setting(NamedTuple):
     model: Any
     config_hash: str
 
+    @property
+    def method(self) -> str:
+        """What tables call the checkpoint's method."""
+        return self.config.get("method", "fusionx")
+
 
 class Labels(NamedTuple):
-    """A task's labels: 0/1 targets by split, and which classes the test split can score."""
+    """A task's labels: 0/1 targets by split (for pixel labels, which classes a training tile holds)."""
 
     name: str
     kind: str
+    feature: str
     classes: tuple[str, ...]
     targets: dict[str, np.ndarray]
-    unscored: str
     ids: list[str]
     groups: np.ndarray | None
 
@@ -58,6 +67,11 @@ def prepare_setting(workdir: str, dataset: str, overrides: list[str]) -> Setting
     saved = checkpoint.find(workdir)
     config = config_lib.override(config_lib.from_json(saved.config), overrides)
     prepared = tiles.PreparedSet(dataset)
+    if config.evaluate.score_split not in prepared.contract.splits:
+        raise InputError(
+            f"evaluate.score_split is {config.evaluate.score_split!r}; {dataset} has "
+            f"{', '.join(prepared.contract.splits)}."
+        )
     if os.path.abspath(workdir) == saved.path:
         raise InputError(f"{workdir} is a checkpoint; give its workdir, where results can be written.")
     unknown = [m for m in config.modalities if m not in saved.contract.modalities]
@@ -77,7 +91,7 @@ def prepare_setting(workdir: str, dataset: str, overrides: list[str]) -> Setting
         if name in prepared.contract.modalities:
             m = prepared.contract.modalities[name]
             preprocess.check_patch((m.height, m.width), config.model.patch_size, dataset)
-    trained = {k: v for k, v in saved.config.items() if k not in ("evaluate", "label_fractions", "dataset")}
+    trained = {k: v for k, v in saved.config.items() if k not in ("evaluate", "label_fractions", "dataset", "method")}
     digest = hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()[:12]
     return Setting(config, workdir, saved, prepared, model, digest)
 
@@ -101,7 +115,7 @@ def encoders(setting: Setting) -> dict[str, features.Encoder]:
     fresh = build.init_params(setting.model, jax.random.key(setting.config.seed))
     trained = checkpoint.load_params(setting.saved, jax.eval_shape(lambda: fresh))
     return {
-        "fusionx": features.Encoder(setting.model, {"encoder": trained["encoder"]}, normaliser),
+        setting.method: features.Encoder(setting.model, {"encoder": trained["encoder"]}, normaliser),
         "untrained": features.Encoder(setting.model, {"encoder": fresh["encoder"]}, normaliser),
     }
 
@@ -119,48 +133,51 @@ def read_labels(setting: Setting) -> list[Labels]:
             f"{setting.prepared.directory} has no task of {', '.join(setting.config.evaluate.tasks)} (it has "
             f"{', '.join(contract.tasks) or 'none'}); set --config.evaluate.tasks, or prepare it with labels."
         )
-    pixel = [name for name in asked if contract.tasks[name].kind == "pixel"]
-    if pixel:
-        raise InputError(f"The task {pixel[0]!r} labels pixels; linear probes take scene labels.")
     group = contract.group_feature
     features_wanted = [
-        *dict.fromkeys(contract.tasks[name].feature for name in asked),
+        *dict.fromkeys(contract.tasks[name].feature for name in asked if contract.tasks[name].kind != "pixel"),
         "id",
         *([group] if group else []),
     ]
-    columns = _read_columns(setting.prepared, features_wanted)
-    out = []
+    columns = _read_columns(setting.prepared, setting.config.evaluate.score_split, features_wanted)
+    split, out = setting.config.evaluate.score_split, []
+    ids = columns["train"]["id"].tolist()
+    groups = columns[split][group] if group else None
     for name in asked:
         task = contract.tasks[name]
+        if task.kind == "pixel":
+            held = segment.present(setting.prepared, "train", task.feature, len(task.classes))
+            targets = {"train": held.astype(np.float64)}
+            out.append(Labels(name, task.kind, task.feature, task.classes, targets, ids, groups))
+            continue
         targets = {}
-        for split, read in columns.items():
+        for part, read in columns.items():
             raw = read[task.feature]
-            targets[split] = np.eye(len(task.classes))[raw] if task.kind == "single" else raw.astype(np.float64)
-        scored = metrics.scored_classes(targets["test"] > 0)
+            targets[part] = np.eye(len(task.classes))[raw] if task.kind == "single" else raw.astype(np.float64)
+        scored = metrics.scored_classes(targets[split] > 0)
         if task.kind == "single":
-            scored = targets["test"].any(0)
+            scored = targets[split].any(0)
         unscored = [c for c, s in zip(task.classes, scored) if not s]
         if len(unscored) == len(task.classes):
             raise InputError(
-                f"The test split of {setting.prepared.directory} cannot score any class of task {name!r}: no class has "
-                "both tiles with it and tiles without it; use more tiles or other splits."
+                f"The {split} split of {setting.prepared.directory} cannot score any class of task {name!r}: no class "
+                "has both tiles with it and tiles without it; use more tiles or other splits."
             )
         if unscored:
             progress.logger.warning(
-                "Task %s: %s cannot be scored on the test split and is left out of macro metrics.",
+                "Task %s: %s cannot be scored on the %s split and is left out of macro metrics.",
                 name,
                 ", ".join(unscored),
+                split,
             )
-        ids = columns["train"]["id"].tolist()
-        groups = columns["test"][group] if group else None
-        out.append(Labels(name, task.kind, task.classes, targets, results.join_names(unscored), ids, groups))
+        out.append(Labels(name, task.kind, task.feature, task.classes, targets, ids, groups))
     return out
 
 
-def _read_columns(prepared: tiles.PreparedSet, names: list[str]) -> dict[str, dict[str, np.ndarray]]:
+def _read_columns(prepared: tiles.PreparedSet, scored: str, names: list[str]) -> dict[str, dict[str, np.ndarray]]:
     """Small features of every tile, by split with tiles; one pass over the records."""
     splits = {s: n for s, n in prepared.contract.splits.items() if n}
-    prepared.size("train"), prepared.size("test")  # both are needed: refused here if they are empty
+    prepared.size("train"), prepared.size(scored)  # both are needed: refused here if they are empty
     out: dict[str, dict[str, np.ndarray]] = {}
     with progress.Progress(sum(splits.values()), "labels", "tile") as bar:
         for split, size in splits.items():
@@ -172,30 +189,25 @@ def _read_columns(prepared: tiles.PreparedSet, names: list[str]) -> dict[str, di
     return out
 
 
-def label_subsets(setting: Setting, labels: Labels) -> list[dict[float, np.ndarray]]:
+def label_subsets(setting: Setting, labels: Labels) -> list[dict[str, np.ndarray]]:
     """Each seed's nested subsets; read from id files where they exist, else drawn and written."""
-    e = setting.config.evaluate
+    e, fractions = setting.config.evaluate, setting.config.label_fractions
+    names = [f"{f:g}" for f in fractions] + [f"{k}-shot" for k in e.shots]
     # The same name may have been prepared anew with other tiles: subsets belong to one preparation.
     version = f"{setting.prepared.contract.name}-{features.contract_hash(setting.prepared)[:8]}"
     folder = os.path.join(setting.workdir, "subsets", version, labels.name)
     out = []
     for seed in range(e.seeds):
-        found = subsets.read(e.subset_dir or folder, labels.ids, setting.config.label_fractions, seed)
+        found = subsets.read(e.subset_dir or folder, labels.ids, names, seed)
         if found is None:
             if e.subset_dir:
                 raise InputError(
-                    f"evaluate.subset_dir {e.subset_dir} lacks a file such as "
-                    f"{subsets.file_name(min(setting.config.label_fractions), seed)}; each fraction and seed needs one."
+                    f"evaluate.subset_dir {e.subset_dir} lacks a file such as {subsets.file_name(names[0], seed)}; "
+                    "each fraction and seed needs one."
                 )
-            found = subsets.nested_subsets(labels.targets["train"] > 0, setting.config.label_fractions, seed)
+            found = subsets.draw(labels.targets["train"] > 0, fractions, e.shots, seed)
             subsets.write(folder, labels.ids, found, seed)
         out.append(found)
-    for fraction in out[0]:
-        if len({len(d[fraction]) for d in out}) > 1:
-            raise InputError(
-                f"The label subsets of {100 * fraction:g} % in {e.subset_dir} differ in size between seeds; give as "
-                "many ids in each."
-            )
     return out
 
 
@@ -205,11 +217,11 @@ def _absent(labels: Labels, members: np.ndarray) -> str:
 
 
 class Judge:
-    """Turns test scores into result rows, with intervals over test examples and seeds."""
+    """Turns scores of the test split into cells: every metric, with its bootstrap resamples."""
 
-    def __init__(self, setting: Setting, labels: Labels):
-        self.setting, self.labels = setting, labels
-        size = setting.prepared.size("test")
+    def __init__(self, setting: Setting, labels: Labels, drawn: list[dict[str, np.ndarray]]):
+        self.setting, self.labels, self.drawn = setting, labels, drawn
+        size = setting.prepared.size(setting.config.evaluate.score_split)
         groups = labels.groups
         if groups is not None and len(np.unique(groups)) < 2:
             groups = None
@@ -217,213 +229,373 @@ class Judge:
         # One set of resamples for every method: differences between methods are paired.
         self.weights = metrics.resample_weights(size, setting.config.evaluate.bootstrap, seed=0, groups=groups)
 
-    def measure(self, scores: np.ndarray) -> dict[str, np.ndarray]:
-        """Every metric of one score matrix, by resample."""
-        test = self.labels.targets["test"]
+    def measure(self, scores: np.ndarray) -> tuple[dict[str, np.ndarray], list[list[int]]]:
+        """Every metric of one score matrix by resample, and confusion counts where a tile has one class.
+
+        Scores are [M, K], or [M, K, K] confusion counts of every tile for pixel labels.
+        """
+        if self.labels.kind == "pixel":
+            found = metrics.segmentation(scores, self.weights)
+            named = {f"iou/{c}": found.pop(f"iou/{k}") for k, c in enumerate(self.labels.classes)}
+            return found | named, scores.sum(0).tolist()
+        truth = self.labels.targets[self.setting.config.evaluate.score_split]
         if self.labels.kind == "single":
-            return metrics.single_label(scores, test.argmax(1), self.weights)
-        by_class = metrics.per_class_ap(scores, test > 0, self.weights)
-        found = metrics.multi_label(scores, test > 0, self.weights, by_class)
-        return found | {f"ap/{c}": by_class[:, k] for k, c in enumerate(self.labels.classes)}
+            counts = metrics.confusion(scores.argmax(1), truth.argmax(1), truth.shape[1])
+            return metrics.single_label(scores, truth.argmax(1), self.weights), counts.tolist()
+        by_class = metrics.per_class_ap(scores, truth > 0, self.weights)
+        found = metrics.multi_label(scores, truth > 0, self.weights, by_class)
+        return found | {f"ap/{c}": by_class[:, k] for k, c in enumerate(self.labels.classes)}, []
 
-    def rows(
+    def cell(
         self,
-        method: str,
-        shown: str,
-        fraction: float,
-        scores: list[np.ndarray],
-        members: list[np.ndarray],
-        chosen: list[str],
+        group: tuple[str, str, str, str],
+        label: str,
+        seed: int,
+        scores: np.ndarray,
+        chosen: str,
         protocol: str,
-    ) -> Iterator[results.Row]:
-        """Rows of one method and fraction: every seed, and the mean over seeds with per-class results."""
-        measured = [self.measure(s) for s in scores]
-        absent = [_absent(self.labels, m) for m in members]
-        by_metric = {name: np.stack([m[name] for m in measured]) for name in measured[0]}
+    ) -> cells_lib.Cell:
+        """One cell of a group (method, modalities, task, evaluator)."""
+        e, members = self.setting.config.evaluate, self.drawn[seed][label]
         protocol = f"{protocol}; intervals over {self.intervals}"
-        if self.setting.config.evaluate.statistics != "checkpoint":
-            protocol += f"; statistics of the {self.setting.config.evaluate.statistics}"
-        for metric, values in by_metric.items():
-            for seed in range(len(scores)) if "/" not in metric else ():
-                value, low, high = metrics.interval(values[seed : seed + 1], seed=0)
-                yield self._row(
-                    method, shown, fraction, str(seed), metric, (value, low, high), 1, members[seed],
-                    absent[seed], chosen[seed], protocol,
-                )  # fmt: skip
-            union = results.join_names(sorted({c for a in absent for c in results.split_names(a)}))
-            yield self._row(
-                method, shown, fraction, results.ALL_SEEDS, metric, metrics.interval(values, seed=0), len(scores),
-                members[0], union, " ".join(chosen), protocol,
-            )  # fmt: skip
-
-    def _row(self, method, shown, fraction, seed, metric, numbers, num_seeds, members, absent, chosen, protocol):
-        setting = self.setting
-        own = method not in ("band_statistics",)
-        return results.Row(
-            dataset=setting.prepared.contract.name,
-            method=method,
-            modalities=shown,
-            task=self.labels.name,
-            label_fraction=float(fraction),
-            num_labels=len(members),
-            seed=seed,
-            metric=metric,
-            value=numbers[0],
-            ci_low=numbers[1],
-            ci_high=numbers[2],
-            num_seeds=num_seeds,
-            protocol=protocol,
-            pooling=setting.config.evaluate.pooling if own else "",
-            regularisation=chosen,
-            absent_classes=absent,
-            unscored_classes=self.labels.unscored,
-            simulated=setting.prepared.contract.simulated,
-            checkpoint=setting.saved.path if method == "fusionx" else "",
-            config_hash=setting.config_hash,
+        if e.statistics != "checkpoint":
+            protocol += f"; statistics of the {e.statistics}"
+        if e.score_split != "test":
+            protocol += f"; scored on {e.score_split}"
+        values, counts = self.measure(scores)
+        return cells_lib.Cell(
+            *group, label, seed, len(members), _absent(self.labels, members), chosen, protocol, values, counts
         )
 
+    def seeds(self, label: str, most: int | None = None) -> list[int]:
+        """The label subsets to judge: with all labels they are one and the same."""
+        count = len(self.drawn) if most is None else min(most, len(self.drawn))
+        return [0] if len(self.drawn[0][label]) == len(self.labels.ids) else list(range(count))
 
-def probe_rows(
-    setting: Setting,
-    judge: Judge,
-    method: str,
-    shown: str,
-    by_split: dict[str, np.ndarray],
-    drawn: list[dict[float, np.ndarray]],
-) -> Iterator[results.Row]:
-    """Linear probes on features by split, for every fraction, seed and way of choosing the strength."""
-    labels, e = judge.labels, setting.config.evaluate
-    others = [by_split[s] for s in ("test", "val") if s in by_split]
-    train, test, *val = features.standardise(by_split["train"], *others)
+
+class Source(NamedTuple):
+    """A method as evaluators see it: frozen features of a split, or an encoder to train on (None: there is none)."""
+
+    features: Callable[[str], np.ndarray]
+    encoder: features.Encoder | None
+    remark: str = ""
+
+
+def _probe_cells(judge: Judge, group, source: Source, wanted: list[tuple[str, int]]) -> Iterator[list[cells_lib.Cell]]:
+    """Linear probes; subsets of one size share a program."""
+    labels, e = judge.labels, judge.setting.config.evaluate
+    by_validation = group[3].endswith("validation")
+    if by_validation and not judge.setting.prepared.contract.splits.get("val"):
+        raise InputError("evaluate.selection asks for 'validation', but the set has no val split.")
+    splits = [e.score_split, *(["val"] if by_validation else [])]
+    train, score, *val = features.standardise(source.features("train"), *(source.features(s) for s in splits))
     strengths = np.array(sorted(e.regularisation))
-    for fraction in sorted(drawn[0]):
-        members = [d[fraction] for d in drawn]
-        if fraction == 1:  # all labels: the seeds' subsets are one and the same
-            members = members[:1]
-        folds = np.stack(
-            [
-                probe.fold_numbers(labels.targets["train"][m] > 0, e.cv_folds, np.random.default_rng([seed, len(m)]))
-                for seed, m in enumerate(members)
-            ]
+    how = "validation: all val labels" if by_validation else f"{e.cv_folds}-fold cv inside the labels"
+    for size in sorted({len(judge.drawn[seed][label]) for label, seed in wanted}):
+        same = [(label, seed) for label, seed in wanted if len(judge.drawn[seed][label]) == size]
+        members = [judge.drawn[seed][label] for label, seed in same]
+        folds = [
+            probe.fold_numbers(labels.targets["train"][m] > 0, e.cv_folds, np.random.default_rng([seed, len(m)]))
+            for m, (_, seed) in zip(members, same)
+        ]
+        fit = probe.fit(
+            train,
+            labels.targets["train"],
+            np.stack(members),
+            np.stack(folds),
+            strengths,
+            score,
+            softmax=labels.kind == "single",
+            selection=(val[0], labels.targets["val"]) if by_validation else None,
         )
-        for selection in e.selection:
-            if selection not in ("cv", "validation"):
-                raise InputError(f"evaluate.selection holds {selection!r}; it may hold 'cv' and 'validation'.")
-            if selection == "validation" and not val:
-                raise InputError("evaluate.selection asks for 'validation', but the set has no val split.")
-            fit = probe.fit(
-                train,
-                labels.targets["train"],
-                np.stack(members),
-                folds,
-                strengths,
-                test,
-                softmax=labels.kind == "single",
-                selection=(val[0], labels.targets["val"]) if selection == "validation" else None,
+        yield [
+            judge.cell(
+                group, label, seed, scores.astype(np.float64), f"{strengths[chosen]:.3g}",
+                f"linear probe; strength by {how}{source.remark}",
             )
-            how = f"{e.cv_folds}-fold cv inside the labels" if selection == "cv" else "validation: all val labels"
-            yield from judge.rows(
-                method,
-                shown,
-                fraction,
-                list(fit.scores.astype(np.float64)),
-                members,
-                [f"{strengths[c]:.3g}" for c in fit.chosen],
-                f"linear probe; strength by {how}",
-            )
+            for (label, seed), scores, chosen in zip(same, fit.scores, fit.chosen)
+        ]  # fmt: skip
 
 
-def supervised_rows(setting: Setting, judge: Judge, drawn: list[dict[float, np.ndarray]]) -> Iterator[results.Row]:
-    """The network trained from scratch, on all modalities."""
-    s, labels = setting.config.evaluate.supervised, judge.labels
-    if not setting.prepared.contract.splits.get("val"):
+def _knn_cells(judge: Judge, group, source: Source, wanted: list[tuple[str, int]]) -> Iterator[list[cells_lib.Cell]]:
+    e = judge.setting.config.evaluate
+    if e.knn.k < 1 or e.knn.temperature <= 0:
+        raise InputError(f"evaluate.knn has k {e.knn.k} and temperature {e.knn.temperature}; both must be positive.")
+    train, score = features.standardise(source.features("train"), source.features(e.score_split))
+    protocol = f"kNN, k {e.knn.k}, temperature {e.knn.temperature:g}{source.remark}"
+    for label, seed in wanted:
+        members = judge.drawn[seed][label]
+        scores = knn.scores(
+            train, judge.labels.targets["train"], members, score, k=e.knn.k, temperature=e.knn.temperature
+        )
+        yield [judge.cell(group, label, seed, scores.astype(np.float64), "", protocol)]
+
+
+def _trained_cells(
+    judge: Judge, group, source: Source, wanted: list[tuple[str, int]]
+) -> Iterator[list[cells_lib.Cell]]:
+    """The whole encoder trained on the labels: from its pretrained weights ("finetune") or fresh ones ("scratch")."""
+    setting, labels = judge.setting, judge.labels
+    fresh = group[3] == "scratch"
+    s = setting.config.evaluate.supervised if fresh else setting.config.evaluate.finetune
+    prepared = setting.prepared
+    if not prepared.contract.splits.get("val"):
         raise InputError(
-            "The supervised floor chooses its step on the val split, and the set has none; leave 'supervised' out of "
-            "--config.evaluate.floors or prepare a val split."
+            "Training on labels chooses its step on the val split, and the set has none; leave 'supervised' out of "
+            "--config.evaluate.floors and 'finetune' and 'scratch' out of --config.evaluate.evaluators, or prepare a "
+            "val split."
         )
-    modalities = tuple(m for m in setting.config.modalities if m in setting.prepared.contract.modalities)
-    network = supervised.make_network(
-        setting.model, normaliser_for(setting), modalities, labels.kind, s, setting.config.evaluate.pooling
-    )
-    task = supervised.Task(labels.kind, labels.targets)
-    seeds = {f: (1 if f == 1 else min(s.seeds, len(drawn))) for f in drawn[0]}
-    total = sum(
-        seeds[f] * len(s.learning_rates) * supervised.num_steps(s, len(m), setting.prepared.size("train"))
-        for f, m in drawn[0].items()
-    )
-    with progress.Progress(total, f"supervised from scratch, {labels.name}", "step") as bar:
-        for fraction in sorted(drawn[0]):
-            outcomes = [
-                supervised.train(network, setting.prepared, task, drawn[seed][fraction], s, seed, bar)
-                for seed in range(seeds[fraction])
-            ]
-            yield from judge.rows(
-                "supervised",
-                "+".join(modalities),
-                fraction,
-                [o.scores.astype(np.float64) for o in outcomes],
-                [drawn[i][fraction] for i in range(seeds[fraction])],
-                [f"rate {o.learning_rate:g} step {o.step}" for o in outcomes],
-                f"trained from scratch, {outcomes[0].num_steps} steps of {s.batch_size}; step and rate by validation",
+    encoder = source.encoder
+    start = (lambda seed: build.init_params(encoder.model, jax.random.key(seed))) if fresh else lambda _: encoder.params
+    modalities = tuple(m for m in group[1].split("+") if m in prepared.contract.modalities)
+    data = prepared.contract.modalities
+    network = finetune.make_network(
+        encoder, start, modalities, labels.kind, s, setting.config.evaluate.pooling,
+        {m: (data[m].height, data[m].width, len(data[m].bands)) for m in modalities},
+    )  # fmt: skip
+    task = finetune.Task(labels.kind, labels.targets)
+    sizes = [len(judge.drawn[seed][label]) for label, seed in wanted]
+    steps = [finetune.num_steps(s, size, prepared.size("train")) for size in sizes]
+    what = "from scratch" if fresh else "fine-tuned"
+    with progress.Progress(
+        sum(steps) * len(s.learning_rates), f"{group[0]} {what}, {labels.name}, {group[1]}", "step"
+    ) as bar:
+        for label, seed in wanted:
+            done = finetune.train(
+                network, prepared, task, judge.drawn[seed][label], s, seed, bar, setting.config.evaluate.score_split
             )
+            yield [
+                judge.cell(
+                    group, label, seed, done.scores.astype(np.float64), f"rate {done.learning_rate:g} step {done.step}",
+                    f"trained {what}, {done.num_steps} steps of {s.batch_size}; step and rate by validation"
+                    + source.remark,
+                )
+            ]  # fmt: skip
 
 
-def evaluate(setting: Setting) -> str:
-    """Computes all rows, writes `results.csv` in the workdir and returns its path."""
+def _segment_cells(
+    judge: Judge, group, source: Source, wanted: list[tuple[str, int]]
+) -> Iterator[list[cells_lib.Cell]]:
+    setting, labels = judge.setting, judge.labels
+    s = setting.config.evaluate.segmentation
+    trainer = segment.Trainer(
+        source.encoder, setting.prepared, labels.feature, group[1].split("+"), len(labels.classes),
+        group[3].removeprefix("segment_"), s,
+    )  # fmt: skip
+    with progress.Progress(len(wanted) * s.num_steps, f"{group[0]} {group[3]}, {group[1]}", "step") as bar:
+        for label, seed in wanted:
+            params = trainer.train(judge.drawn[seed][label], seed, bar)
+            scores = trainer.confusion(params, setting.config.evaluate.score_split)
+            protocol = f"{group[3].removeprefix('segment_')} head on frozen tokens, {s.num_steps} steps{source.remark}"
+            yield [judge.cell(group, label, seed, scores, f"rate {s.learning_rate:g}", protocol)]
+
+
+_SCENES, _PIXELS = ("multi", "single"), ("pixel",)
+EVALUATORS = {
+    "linear_probe": (_SCENES, _probe_cells),
+    "linear_probe_validation": (_SCENES, _probe_cells),
+    "knn": (_SCENES, _knn_cells),
+    "finetune": (_SCENES, _trained_cells),
+    "scratch": (_SCENES, _trained_cells),
+    "segment_linear": (_PIXELS, _segment_cells),
+    "segment_decoder": (_PIXELS, _segment_cells),
+}
+_ASKED = tuple(name for name in EVALUATORS if name != "linear_probe_validation")  # that one is a way of selection
+
+
+def sources(setting: Setting, shown: str, zeros: tuple[str, ...]) -> dict[str, Source]:
+    """The checkpoint's method and the floors asked for, with only the modalities of `shown`; the others are left out
+    of the token sequence, or filled with zeros where `zeros` names them."""
     e = setting.config.evaluate
-    unknown = [f for f in e.floors if f not in METHODS[1:]]
-    if unknown:
-        raise InputError(f"evaluate.floors holds {', '.join(unknown)}; it may hold {', '.join(METHODS[1:])}.")
-    if e.seeds < 1 or e.cv_folds < 2 or not setting.config.label_fractions or not e.regularisation:
-        raise InputError(
-            f"evaluate.seeds is {e.seeds} and evaluate.cv_folds {e.cv_folds}; at least 1 seed, 2 folds, one label "
-            "fraction and one regularisation strength are needed."
-        )
-    available = [m for m in setting.config.modalities if m in setting.prepared.contract.modalities]
+    cache = os.path.join(setting.workdir, "features")
+    names = shown.split("+")
+    remark = f"; {', '.join(zeros)} filled with zeros" if zeros else ""
+
+    def of_encoder(method: str, encoder: features.Encoder) -> Source:
+        @functools.cache
+        def read(split: str) -> np.ndarray:
+            pools = features.extract(encoder, setting.prepared, split, names, e.batch_size, cache, f"{method} features")
+            return features.assemble(pools, e.pooling)
+
+        return Source(read, encoder, remark)
+
+    out = {}
+    for method, encoder in encoders(setting).items():
+        if method == setting.method or method in e.floors:
+            out[method] = of_encoder(method, dataclasses.replace(encoder, zeros=zeros))
+    if "supervised" in e.floors:
+        out["supervised"] = Source(lambda _: np.zeros(0), out[setting.method].encoder, remark)
+    if "band_statistics" in e.floors:
+        plain = baselines.PatchStatistics(out[setting.method].encoder.model.config)
+        statistics = functools.cache(lambda split: features.band_statistics(setting.prepared, split, names))
+        out["band_statistics"] = Source(statistics, features.Encoder(plain, {}, normaliser_for(setting)))
+    return out
+
+
+class Work(NamedTuple):
+    """One group of cells to measure: the judge of its task, and which subsets."""
+
+    group: tuple[str, str, str, str]
+    judge: Judge
+    wanted: list[tuple[str, int]]
+    shown: str
+    zeros: tuple[str, ...]
+
+
+def plan(setting: Setting, judges: Sequence[Judge]) -> list[Work]:
+    """Every group of cells that the settings ask for, in the order in which features are shared."""
+    e, config = setting.config.evaluate, setting.config
+    available = [m for m in config.modalities if m in setting.prepared.contract.modalities]
     shown_sets = [s for s in e.modalities if all(m in available for m in s.split("+"))]
     if not shown_sets:
         raise InputError(
             f"evaluate.modalities is {', '.join(e.modalities)}, but the data set and the weights share only "
             f"{', '.join(available)}."
         )
-    rows: list[results.Row] = []
-    tasks = []
+    shown_with = []
+    for shown in shown_sets:
+        left_out = tuple(m for m in config.modalities if m not in shown.split("+"))
+        if build.family(config) in build.ZERO_FILLED:
+            shown_with.append((shown, left_out))  # these networks know no other way
+        else:
+            shown_with += [(shown, ())] + ([(shown, left_out)] if e.zero_fill and left_out else [])
+    work = []
+    for shown, zeros in shown_with:
+        called = shown + (f" (zeros for {'+'.join(zeros)})" if zeros and e.zero_fill else "")
+        for judge in judges:
+            task, kind = judge.labels.name, judge.labels.kind
+            if "+" not in shown and len(available) > 1 and task not in e.single_sensor_tasks:
+                continue
+            asked = []
+            for evaluator in e.evaluators:
+                if evaluator == "linear_probe":
+                    asked += [{"cv": "linear_probe", "validation": "linear_probe_validation"}[s] for s in e.selection]
+                else:
+                    asked.append(evaluator)
+            methods = [setting.method, *(f for f in e.floors if f != "supervised")]
+            groups = [(m, called, task, x) for x in asked if kind in EVALUATORS[x][0] for m in methods]
+            if zeros and e.zero_fill:
+                groups = [g for g in groups if g[0] != "band_statistics"]
+            groups = [g for g in groups if not (g[0] == "band_statistics" and g[3] in ("finetune", "scratch"))]
+            if "supervised" in e.floors and shown == shown_sets[0] and task in e.supervised.tasks and kind in _SCENES:
+                groups.append(("supervised", called, task, "scratch"))
+            for group in groups:
+                most = {"finetune": e.finetune.seeds, "scratch": e.supervised.seeds}.get(group[3])
+                most = e.segmentation.seeds if kind == "pixel" else most
+                wanted = [(label, seed) for label in judge.drawn[0] for seed in judge.seeds(label, most)]
+                work.append(Work(group, judge, wanted, shown, zeros))
+    return work
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses settings of an evaluation that make no sense."""
+    e = config.evaluate
+    unknown = [f for f in e.floors if f not in FLOORS]
+    if unknown:
+        raise InputError(f"evaluate.floors holds {', '.join(unknown)}; it may hold {', '.join(FLOORS)}.")
+    unknown = [x for x in e.evaluators if x not in _ASKED]
+    if unknown:
+        raise InputError(f"evaluate.evaluators holds {', '.join(unknown)}; it may hold {', '.join(_ASKED)}.")
+    unknown = [x for x in e.selection if x not in ("cv", "validation")]
+    if unknown:
+        raise InputError(f"evaluate.selection holds {unknown[0]!r}; it may hold 'cv' and 'validation'.")
+    if e.seeds < 1 or e.cv_folds < 2 or not (config.label_fractions or e.shots) or not e.regularisation:
+        raise InputError(
+            f"evaluate.seeds is {e.seeds} and evaluate.cv_folds {e.cv_folds}; at least 1 seed, 2 folds, one label "
+            "fraction or number of shots, and one regularisation strength are needed."
+        )
+
+
+def cell_store(setting: Setting) -> cells_lib.Store:
+    """Where this evaluation's cells are: a folder named after everything that touches their numbers."""
+    e = config_lib.to_json(setting.config)["evaluate"]
+    free = ("evaluators", "floors", "modalities", "tasks", "single_sensor_tasks", "seeds", "zero_fill", "selection")
+    identity = [
+        features.contract_hash(setting.prepared),
+        setting.config_hash,
+        setting.saved.step,
+        config_lib.to_json(setting.config)["label_fractions"],
+        {k: v for k, v in e.items() if k not in free},
+    ]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    name = f"{setting.prepared.contract.name}-{digest}"
+    return cells_lib.Store(os.path.join(setting.workdir, "cells", name))
+
+
+def measure(setting: Setting) -> dict[tuple[str, str, str, str], dict[tuple[str, int], cells_lib.Cell]]:
+    """Measures the cells that are missing, each kept as soon as it is there, and returns all that are asked for.
+
+    Raises:
+      InputError: the settings make no sense, or do not fit the data.
+    """
+    check(setting.config)
+    judges = []
     for labels in read_labels(setting):
         drawn = label_subsets(setting, labels)
-        for fraction in sorted(drawn[0]):
-            missing = {c for d in drawn for c in results.split_names(_absent(labels, d[fraction]))}
+        for label in drawn[0]:
+            missing = {c for d in drawn for c in results.split_names(_absent(labels, d[label]))}
             if missing:
                 progress.logger.warning(
-                    "Task %s: at %g %% of the labels %s has no example in some subset; it is scored all the same.",
+                    "Task %s: with %s of the labels %s has no example in some subset; it is scored all the same.",
                     labels.name,
-                    100 * fraction,
+                    results.label_name(label),
                     ", ".join(sorted(missing)),
                 )
-        tasks.append((Judge(setting, labels), drawn))
-    splits = ["train", "test"] + (["val"] if "validation" in e.selection else [])
-    cache = os.path.join(setting.workdir, "features")
-    encoder_of = {m: enc for m, enc in encoders(setting).items() if m == "fusionx" or m in e.floors}
-    for shown in shown_sets:
-        names = shown.split("+")
-        sources = {}
-        for method, encoder in encoder_of.items():
-            pools = {
-                s: features.extract(encoder, setting.prepared, s, names, e.batch_size, cache, f"{method} features")
-                for s in splits
-            }
-            sources[method] = {s: features.assemble(p, e.pooling) for s, p in pools.items()}
-        if "band_statistics" in e.floors:
-            sources["band_statistics"] = {s: features.band_statistics(setting.prepared, s, names) for s in splits}
-        chosen = [t for t in tasks if len(names) > 1 or t[0].labels.name in e.get("single_sensor_tasks", e.tasks)]
-        with progress.Progress(len(sources) * len(chosen), f"probes, {shown}", "method") as bar:
-            for method, by_split in sources.items():
-                for judge, drawn in chosen:
-                    rows += probe_rows(setting, judge, method, shown, by_split, drawn)
-                    bar.advance()
-    if "supervised" in e.floors:
-        for judge, drawn in tasks:
-            if judge.labels.name in e.supervised.tasks:
-                rows += supervised_rows(setting, judge, drawn)
+        judges.append(Judge(setting, labels, drawn))
+    store = cell_store(setting)
+    found = {}
+    known: tuple[Any, dict[str, Source]] = (None, {})
+    work = plan(setting, judges)
+    total = sum(len(w.wanted) for w in work)
+    with progress.Progress(total, "cells", "cell") as bar:
+        for w in work:
+            have = store.read(w.group)
+            missing = [key for key in w.wanted if key not in have]
+            bar.advance(len(w.wanted) - len(missing))
+            if missing:
+                if known[0] != (w.shown, w.zeros):
+                    known = ((w.shown, w.zeros), sources(setting, w.shown, w.zeros))
+                for cells in EVALUATORS[w.group[3]][1](w.judge, w.group, known[1][w.group[0]], missing):
+                    store.add(cells)
+                    bar.advance(len(cells))
+                have = store.read(w.group)
+            found[w.group] = {key: have[key] for key in w.wanted}
+    return found
+
+
+def context(setting: Setting, unscored: dict[str, str] | None = None) -> results.Context:
+    """What result rows say beside their cells."""
+    contract = setting.prepared.contract
+    return results.Context(
+        dataset=contract.name,
+        simulated=contract.simulated,
+        num_train=contract.splits["train"],
+        unscored=unscored if unscored is not None else _unscored(setting),
+        pooling=setting.config.evaluate.pooling,
+        checkpoint=setting.saved.path,
+        config_hash=setting.config_hash,
+    )
+
+
+def _unscored(setting: Setting) -> dict[str, str]:
+    """By task, the classes that the scored split cannot score; from the contract's counts."""
+    contract, split = setting.prepared.contract, setting.config.evaluate.score_split
+    out = {}
+    for name, task in contract.tasks.items():
+        counts = task.counts.get(split, ())
+        full = contract.splits[split] if task.kind == "multi" else float("inf")
+        out[name] = results.join_names(c for c, n in zip(task.classes, counts) if not 0 < n < full)
+    return out
+
+
+def evaluate(setting: Setting) -> str:
+    """Measures all cells, writes `results.csv` in the workdir and returns its path."""
+    found = measure(setting)
+    about = context(setting)
+    rows = []
+    for group, cells in found.items():
+        own = about if group[0] == setting.method else about._replace(checkpoint="")
+        rows += results.from_cells(group, [cells], own)
     path = os.path.join(setting.workdir, results.FILE_NAME)
     kept = [r for r in results.read(path) if r.dataset != setting.prepared.contract.name]
     results.write(path, kept + rows)
@@ -443,28 +615,23 @@ def evaluate(setting: Setting) -> str:
 def summary(rows: list[results.Row]) -> str:
     """A terminal table: the main metric of each method by label fraction."""
     lines = []
-    for task, metric in dict.fromkeys((r.task, r.metric) for r in rows if r.metric in ("macro_map", "top1")):
+    for task, metric in dict.fromkeys((r.task, r.metric) for r in rows if r.metric in MAIN_METRICS.values()):
         chosen = results.select(rows, task=task, metric=metric, seed=results.ALL_SEEDS)
-        fractions = sorted({r.label_fraction for r in chosen})
-        lines.append(f"{task}, {metric} at " + " / ".join(f"{100 * f:g} %" for f in fractions) + " of the labels")
-        for key in dict.fromkeys(_line(r) for r in chosen):
-            of = {r.label_fraction: r for r in chosen if _line(r) == key}
-            cells = [
-                f"{of[f].value:.3f} [{of[f].ci_low:.3f}, {of[f].ci_high:.3f}]" if f in of else "-" for f in fractions
-            ]
-            lines.append(f"  {key[0]:16} {key[1]:6} {'  '.join(cells)}{key[2]}")
+        labels = sorted({r.label for r in chosen}, key=results.label_order)
+        lines.append(f"{task}, {metric} with " + " / ".join(map(results.label_name, labels)) + " of the labels")
+        for key in dict.fromkeys((r.method, r.modalities, r.evaluator) for r in chosen):
+            of = {r.label: r for r in chosen if (r.method, r.modalities, r.evaluator) == key}
+            cells = [f"{of[x].value:.3f} [{of[x].ci_low:.3f}, {of[x].ci_high:.3f}]" if x in of else "-" for x in labels]
+            kind = "" if key[2] in ("linear_probe", "scratch") else f"  ({key[2]})"
+            lines.append(f"  {key[0]:16} {key[1]:6} {'  '.join(cells)}{kind}")
     return "\n".join(lines)
-
-
-def _line(row: results.Row) -> tuple[str, str, str]:
-    """What one line of the summary holds: a method, what it was shown, and the practice of choosing if unusual."""
-    return row.method, row.modalities, "  (strength by validation)" if "strength by validation" in row.protocol else ""
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fusionx evaluate",
-        description="Linear probes over label fractions and seeds on frozen features, beside the floors.",
+        description="Judges a representation over label fractions and seeds, beside the floors: linear probes, and "
+        "what evaluate.evaluators names.",
         epilog="Values of the run's config are overridden with --config.KEY=VALUE, e.g. --config.evaluate.seeds=3.",
     )
     parser.add_argument("--workdir", required=True, metavar="W", help="workdir of `fusionx pretrain`; results go there")

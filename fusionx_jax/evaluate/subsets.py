@@ -84,29 +84,64 @@ def nested_subsets(
     return {f: out[f] for f in sorted(out)}
 
 
-def file_name(fraction: float, seed: int) -> str:
-    return f"fraction{fraction:g}_seed{seed}.txt"
+def k_shot(
+    labels: Bool[np.ndarray, "examples classes"], shots: Sequence[int], seed: int
+) -> dict[int, Int[np.ndarray, "_count"]]:
+    """Positions by k: at least k examples of every class (all it has where they are fewer), drawn at random.
+
+    Exactly k a class for single-label data. For multi-label data the rarest class is filled first and an example counts
+    for all its classes. Smaller sets lie inside larger ones.
+
+    Raises:
+      InputError: a number of shots is not positive.
+    """
+    if any(k < 1 for k in shots):
+        raise InputError(f"shots is {tuple(shots)}; each must be at least 1.")
+    order = np.random.default_rng([seed, 0x5407]).permutation(len(labels))
+    rarest_first = np.argsort(labels.sum(0), kind="stable")
+    chosen = np.zeros(len(labels), bool)
+    out = {}
+    for k in sorted(shots):
+        for c in rarest_first:
+            own = order[labels[order, c]]
+            lacking = k - int(labels[chosen, c].sum())
+            if lacking > 0:
+                chosen[own[~chosen[own]][:lacking]] = True
+        out[k] = np.flatnonzero(chosen)
+    return out
 
 
-def write(directory: str, ids: Sequence[str], subsets: Mapping[float, np.ndarray], seed: int) -> None:
+def draw(
+    labels: Bool[np.ndarray, "examples classes"], fractions: Sequence[float], shots: Sequence[int], seed: int
+) -> dict[str, Int[np.ndarray, "_count"]]:
+    """All subsets of one seed by label: "0.1" for a share of the labels, "5-shot" for five of each class."""
+    out = {f"{f:g}": positions for f, positions in nested_subsets(labels, fractions, seed).items()} if fractions else {}
+    return out | {f"{k}-shot": positions for k, positions in k_shot(labels, shots, seed).items()}
+
+
+def file_name(label: str, seed: int) -> str:
+    return f"{label}_seed{seed}.txt" if label.endswith("shot") else f"fraction{label}_seed{seed}.txt"
+
+
+def write(directory: str, ids: Sequence[str], subsets: Mapping[str, np.ndarray], seed: int) -> None:
     """One file a subset, one tile id a line, under its final name only when complete."""
     os.makedirs(directory, exist_ok=True)
-    for fraction, positions in subsets.items():
-        path = os.path.join(directory, file_name(fraction, seed))
+    for label, positions in subsets.items():
+        path = os.path.join(directory, file_name(label, seed))
         with files.replacing(path) as f:
             f.writelines(f"{ids[p]}\n" for p in positions)
 
 
-def read(directory: str, ids: Sequence[str], fractions: Sequence[float], seed: int) -> dict[float, np.ndarray] | None:
-    """Subsets written before; None if a file is missing.
+def read(directory: str, ids: Sequence[str], labels: Sequence[str], seed: int) -> dict[str, np.ndarray] | None:
+    """Subsets written before, or published ones; None if a file is missing.
 
     Raises:
       InputError: a file names a tile that the training split does not have.
     """
     place = {tile: i for i, tile in enumerate(ids)}
     out = {}
-    for fraction in sorted(fractions):
-        path = os.path.join(directory, file_name(fraction, seed))
+    for label in labels:
+        path = os.path.join(directory, file_name(label, seed))
         if not os.path.exists(path):
             return None
         with open(path, encoding="utf-8") as f:
@@ -119,5 +154,5 @@ def read(directory: str, ids: Sequence[str], fractions: Sequence[float], seed: i
                 + (f" (the first is {unknown[0]})" if unknown else "")
                 + "; give the subsets of this data set, or remove the folder."
             )
-        out[fraction] = np.array([place[tile] for tile in wanted])
+        out[label] = np.array([place[tile] for tile in wanted])
     return out

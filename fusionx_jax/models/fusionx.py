@@ -49,12 +49,16 @@ SIZES = {
 }
 
 CROSS_ATTENTION = ("both", "encoder", "decoder", "none")
+DECODER_CONTEXT = ("others", "all")
 TARGETS = ("normalised", "raw", "both")
 
 
 @dataclasses.dataclass(frozen=True)
 class FusionXConfig:
-    """What a network is. `channels` is bands by modality, in the order tokens are concatenated."""
+    """What a network is. `channels` is bands by modality, in the order tokens are concatenated.
+
+    `decoder_context` says whose encoded tokens a modality's decoder attends to: the other modalities', or all.
+    """
 
     channels: tuple[tuple[str, int], ...]
     patch_size: int
@@ -62,11 +66,17 @@ class FusionXConfig:
     cross_attention: str = "both"
     target: str = "both"
     dtype: str = "float32"
+    decoder_context: str = "others"
+    drop_path: float = 0.0
 
     def __post_init__(self):
         if self.cross_attention not in CROSS_ATTENTION:
             raise InputError(
                 f"model.cross_attention is {self.cross_attention!r}; it must be one of {', '.join(CROSS_ATTENTION)}."
+            )
+        if self.decoder_context not in DECODER_CONTEXT:
+            raise InputError(
+                f"model.decoder_context is {self.decoder_context!r}; it must be one of {', '.join(DECODER_CONTEXT)}."
             )
         if self.target not in TARGETS:
             raise InputError(f"target is {self.target!r}; it must be one of {', '.join(TARGETS)}.")
@@ -78,6 +88,12 @@ class FusionXConfig:
     def names(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self.channels)
 
+    @property
+    def outputs(self) -> dict[str, int]:
+        """Numbers a decoder predicts for one patch, by modality."""
+        twice = 2 if self.target == "both" else 1
+        return {name: self.patch_size**2 * channels * twice for name, channels in self.channels}
+
 
 class Encoder(nn.Module):
     """Tokens of the visible patches of every present modality, fused from the first block on."""
@@ -87,36 +103,28 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(
         self,
-        patches: Mapping[str, Float[Array, "batch _tokens _pixels"]],
-        positions: Mapping[str, Float[Array, "..."]],
-        ok: Mapping[str, Bool[Array, "batch _tokens"] | None],
-    ) -> tuple[Float[Array, "batch dim"], dict[str, Float[Array, "batch _tokens _dim"]]]:
-        """Args are by modality: flattened visible patches, their position codes, which tokens carry data.
-
-        Returns the class token and the tokens by modality, both after the final norm.
-        """
+        seen: Mapping[str, layers.Seen],
+    ) -> layers.Tokens:
+        """Class token and tokens by modality, after the final norm."""
         size, dtype = self.config.size, jnp.dtype(self.config.dtype)
-        present = [name for name in self.config.names if name in patches]
-        tokens = {}
-        for name in present:
-            own = self.param(f"modality_{name}", layers.token_init(), (size.width,))
-            embedded = layers.linear(patches[name], size.width, f"embed_{name}", dtype)
-            tokens[name] = embedded + (positions[name] + own).astype(dtype)
+        present = [name for name in self.config.names if name in seen]
+        tokens = {name: layers.Embed(size.width, dtype, name=f"embed_{name}")(seen[name]) for name in present}
+        ok = {name: seen[name].ok for name in present}
         lengths = [tokens[name].shape[1] for name in present]
         tokens = self._first_block(tokens, ok, present)
         first = self.param("class_token", layers.token_init(), (1, 1, size.width)).astype(dtype)
         joint = jnp.concatenate(
             [jnp.broadcast_to(first, (len(tokens[present[0]]), 1, size.width))] + [tokens[n] for n in present], axis=1
         )
-        joint = layers.Blocks(size.depth, size.heads, size.mlp_ratio, dtype, name="blocks")(
-            joint, _join_ok(ok, tokens, present, lead=1)
+        joint = layers.Blocks(size.depth, size.heads, size.mlp_ratio, dtype, self.config.drop_path, name="blocks")(
+            joint, join_ok(ok, tokens, present, lead=1)
         )
         joint = nn.LayerNorm(dtype=dtype, name="norm")(joint)
         out, start = {}, 1
         for name, length in zip(present, lengths):
             out[name] = joint[:, start : start + length]
             start += length
-        return joint[:, 0], out
+        return layers.Tokens(joint[:, 0], out, ok)
 
     def _first_block(self, tokens, ok, present):
         """Early fusion, or an ordinary joint block where the config leaves the encoder's cross-attention out."""
@@ -124,7 +132,7 @@ class Encoder(nn.Module):
         if self.config.cross_attention not in ("both", "encoder"):
             joint = jnp.concatenate([tokens[n] for n in present], axis=1)
             joint, _ = layers.Block(size.heads, size.mlp_ratio, dtype, name="first")(
-                joint, _join_ok(ok, tokens, present)
+                joint, join_ok(ok, tokens, present)
             )
             return dict(zip(present, jnp.split(joint, _offsets(tokens, present), axis=1)))
         normed = {n: nn.LayerNorm(dtype=dtype, name=f"fusion_norm_{n}")(tokens[n]) for n in present}
@@ -134,7 +142,7 @@ class Encoder(nn.Module):
                 others = [o for o in present if o != name]
                 context = jnp.concatenate([normed[o] for o in others], axis=1)
                 attention = layers.CrossAttention(size.heads, dtype, name=f"fusion_{name}")
-                fused[name] = tokens[name] + attention(normed[name], context, _join_ok(ok, tokens, others))
+                fused[name] = tokens[name] + attention(normed[name], context, join_ok(ok, tokens, others))
         joint = jnp.concatenate([fused[n] for n in present], axis=1)
         mlp = layers.Mlp(size.mlp_ratio, dtype, name="fusion_mlp")
         joint = joint + mlp(nn.LayerNorm(dtype=dtype, name="fusion_mlp_norm")(joint))
@@ -149,7 +157,7 @@ def _offsets(tokens, present):
     return offsets
 
 
-def _join_ok(ok, tokens, present, lead: int = 0):
+def join_ok(ok, tokens, present, lead: int = 0) -> Array | None:
     """Validity of a concatenated sequence with `lead` always-valid tokens in front; None where all are valid."""
     if all(ok.get(n) is None for n in present):
         return None
@@ -191,28 +199,17 @@ class Decoder(nn.Module):
         out = {}
         for name in wanted:
             blank = self.param(f"mask_{name}", layers.token_init(), (width,))
-            sequence = _fill_up((place[name] + blank).astype(dtype), known.get(name), masks[name])
-            others = [other for other in known if other != name]
+            sequence = layers.fill_up((place[name] + blank).astype(dtype), known.get(name), masks[name])
+            others = [other for other in known if other != name or self.config.decoder_context == "all"]
             if crossing and others:
                 normed = nn.LayerNorm(dtype=dtype, name=f"cross_norm_{name}")(sequence)
                 attention = layers.CrossAttention(size.decoder_heads, dtype, name=f"cross_{name}")
                 joined = jnp.concatenate([context[other] for other in others], axis=1)
-                sequence = sequence + attention(normed, joined, _join_ok(ok, known, others))
+                sequence = sequence + attention(normed, joined, join_ok(ok, known, others))
             blocks = layers.Blocks(size.decoder_depth, size.decoder_heads, size.mlp_ratio, dtype, name=f"blocks_{name}")
             sequence = nn.LayerNorm(dtype=dtype, name=f"norm_{name}")(blocks(sequence))
             out[name] = layers.linear(sequence, outputs[name], f"head_{name}", dtype).astype(jnp.float32)
         return out
-
-
-def _fill_up(blank: Array, known: Array | None, mask: Mask) -> Array:
-    """Full-length sequence [B, N, D]: known tokens at their places, blanks [N, D] (which carry position) elsewhere."""
-    batch = mask.visible.shape[0]
-    sequence = jnp.broadcast_to(blank, (batch, *blank.shape))
-    if known is None:
-        return sequence
-    if mask.visible_ok is not None:
-        known = jnp.where(mask.visible_ok[..., None], known, jnp.take(blank, mask.visible, axis=0))
-    return sequence.at[jnp.arange(batch)[:, None], mask.visible].set(known, unique_indices=True)
 
 
 class FusionX(nn.Module):
@@ -228,40 +225,20 @@ class FusionX(nn.Module):
         self,
         images: Mapping[str, Float[Array, "batch _height _width _channels"]],
         masks: Mapping[str, Mask],
-    ) -> dict[str, Float[Array, "batch _patches _pixels"]]:
-        """Normalised images and masks to predicted patches: P*P*C numbers each, twice that for target "both"."""
+    ) -> layers.Output:
+        """Predicts every patch of the modalities in `masks` from the visible patches of those in `images`."""
         p = self.config.patch_size
-        _, tokens = self.encode(images, {n: masks[n] for n in images})
-        grids = {n: _grid(images[n] if n in images else next(iter(images.values())), p) for n in masks}
+        tokens = self.encode(images, {n: masks[n] for n in images})
+        grids = {n: layers.grid(images[n] if n in images else next(iter(images.values())), p) for n in masks}
         positions = {n: layers.sincos_positions(*g, self.config.size.decoder_width) for n, g in grids.items()}
-        twice = 2 if self.config.target == "both" else 1
-        outputs = {n: p * p * c * twice for n, c in self.config.channels}
-        return self.decoder(tokens, masks, positions, outputs)
+        return layers.Output(self.decoder(tokens.groups, masks, positions, self.config.outputs), {})
 
     def encode(
         self,
         images: Mapping[str, Float[Array, "batch _height _width _channels"]],
         masks: Mapping[str, Mask] | None = None,
         has_data: Mapping[str, Bool[Array, "batch _patches"]] | None = None,
-    ) -> tuple[Float[Array, "batch dim"], dict[str, Float[Array, "batch _tokens _dim"]]]:
-        """Class token [B, D] and tokens by modality. Without masks every patch is visible; `has_data` marks those
-        that may be attended to (ignored with masks, which carry their own validity)."""
-        p = self.config.patch_size
-        patches, positions, ok = {}, {}, {}
-        for name in [n for n in self.config.names if n in images]:
-            all_patches = layers.patchify(images[name], p)
-            codes = jnp.asarray(layers.sincos_positions(*_grid(images[name], p), self.config.size.width))
-            if masks is None:
-                patches[name], positions[name] = all_patches, codes
-                ok[name] = None if has_data is None else has_data[name]
-            else:
-                # Gather before embedding: hidden patches cost nothing.
-                index = masks[name].visible
-                patches[name] = jnp.take_along_axis(all_patches, index[..., None], axis=1)
-                positions[name] = jnp.take(codes, index, axis=0)
-                ok[name] = masks[name].visible_ok
-        return self.encoder(patches, positions, ok)
-
-
-def _grid(image: Array, patch_size: int) -> tuple[int, int]:
-    return image.shape[1] // patch_size, image.shape[2] // patch_size
+    ) -> layers.Tokens:
+        """Class token and tokens by modality. Without masks every patch is visible; `has_data` marks those that may be
+        attended to (ignored with masks, which carry their own validity)."""
+        return self.encoder(layers.see(images, masks, has_data, self.config.patch_size, self.config.size.width))

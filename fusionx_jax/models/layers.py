@@ -4,7 +4,9 @@ Sources: "An Image is Worth 16x16 Words" (arXiv 2010.11929), "Masked Autoencoder
 (arXiv 2111.06377, appendix A: 2-D sine-cosine positions, Xavier-uniform projections).
 """
 
-from typing import Any
+import contextlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,8 +14,40 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
+from fusionx_jax.masking import Mask
+
 _dense_init = nn.initializers.xavier_uniform()
-_UNROLL = 4  # blocks in one turn of the scan: on CPU a step is 14 % faster than one by one, and compiles as quickly
+_unroll = 4  # blocks in one turn of the scan: on CPU a step is 14 % faster than one by one, and compiles as quickly
+
+
+@contextlib.contextmanager
+def unrolled():
+    """Traces every block on its own: XLA's cost analysis counts the body of a loop once, whatever its length."""
+    global _unroll
+    before, _unroll = _unroll, 1 << 10
+    try:
+        yield
+    finally:
+        _unroll = before
+
+
+class Output(NamedTuple):
+    """What a pretraining pass gives the losses, by modality; a method without one of them leaves it empty.
+
+    `predicted` [B, N, P*P*C] pixels of every patch (twice that for target "both"); `embedded` [B, D], to be contrasted.
+    """
+
+    predicted: dict[str, Float[Array, "batch _patches _pixels"]]
+    embedded: dict[str, Float[Array, "batch _dim"]]
+
+
+class Tokens(NamedTuple):
+    """What an encoder gives: a summary token [B, D], and by group (a modality, or "fused" ones) tokens [B, N, D] and
+    which of them carry data (None: all)."""
+
+    summary: Float[Array, "batch dim"]
+    groups: dict[str, Float[Array, "batch _tokens dim"]]
+    ok: dict[str, Bool[Array, "batch _tokens"] | None]
 
 
 def linear(x: Float[Array, "... inputs"], features: int, name: str, dtype: Any) -> Float[Array, "... features"]:
@@ -52,6 +86,61 @@ def unpatchify(patches: Array | np.ndarray, patch_size: int, height: int, width:
     p = patch_size
     grid = patches.reshape(b, height // p, width // p, p, p, d // (p * p)).transpose(0, 1, 3, 2, 4, 5)
     return grid.reshape(b, height, width, d // (p * p))
+
+
+def grid(image: Array, patch_size: int) -> tuple[int, int]:
+    """Rows and columns of patches of an image [B, H, W, C]."""
+    return image.shape[1] // patch_size, image.shape[2] // patch_size
+
+
+class Seen(NamedTuple):
+    """The patches of one modality that an encoder reads: pixels, position codes, which carry data (None: all)."""
+
+    patches: Float[Array, "batch tokens _pixels"]
+    positions: Float[Array, "*rows tokens dim"]
+    ok: Bool[Array, "batch tokens"] | None
+
+
+def see(
+    images: Mapping[str, Float[Array, "batch _height _width _channels"]],
+    masks: Mapping[str, Mask] | None,
+    has_data: Mapping[str, Bool[Array, "batch _patches"]] | None,
+    patch_size: int,
+    width: int,
+) -> dict[str, Seen]:
+    """Visible patches by modality; without masks every patch is visible. With masks these carry their own validity.
+
+    Patches are gathered before they are embedded: hidden ones cost nothing.
+    """
+    out = {}
+    for name, image in images.items():
+        patches = patchify(image, patch_size)
+        codes = jnp.asarray(sincos_positions(*grid(image, patch_size), width))
+        if masks is None:
+            out[name] = Seen(patches, codes, None if has_data is None else has_data[name])
+        else:
+            index = masks[name].visible
+            patches = jnp.take_along_axis(patches, index[..., None], axis=1)
+            out[name] = Seen(patches, jnp.take(codes, index, axis=0), masks[name].visible_ok)
+    return out
+
+
+def average(tokens: Float[Array, "batch tokens dim"], ok: Bool[Array, "batch tokens"] | None) -> Array:
+    """Mean [B, D] over the tokens that carry data (zero where none does)."""
+    if ok is None:
+        return tokens.mean(1)
+    return jnp.where(ok[..., None], tokens, 0).sum(1) / jnp.maximum(ok.sum(1, keepdims=True), 1).astype(tokens.dtype)
+
+
+def fill_up(blank: Float[Array, "patches dim"], known: Array | None, mask: Mask) -> Float[Array, "batch patches dim"]:
+    """Full-length sequence: known tokens [B, V, D] at their places, blanks (which carry position) elsewhere."""
+    batch = mask.visible.shape[0]
+    sequence = jnp.broadcast_to(blank, (batch, *blank.shape))
+    if known is None:
+        return sequence
+    if mask.visible_ok is not None:
+        known = jnp.where(mask.visible_ok[..., None], known, jnp.take(blank, mask.visible, axis=0))
+    return sequence.at[jnp.arange(batch)[:, None], mask.visible].set(known, unique_indices=True)
 
 
 class SelfAttention(nn.Module):
@@ -114,18 +203,46 @@ class Mlp(nn.Module):
         return linear(nn.gelu(hidden, approximate=True), x.shape[-1], "down", self.dtype)
 
 
+class DropPath(nn.Module):
+    """Leaves a residual branch out of whole examples with probability `rate` ("Deep Networks with Stochastic Depth",
+    arXiv 1603.09382), where a "drop_path" key is given; the kept ones are scaled up."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, branch: Float[Array, "batch tokens dim"]) -> Float[Array, "batch tokens dim"]:
+        if not self.rate or not self.has_rng("drop_path"):
+            return branch
+        kept = jax.random.bernoulli(self.make_rng("drop_path"), 1 - self.rate, (branch.shape[0], 1, 1))
+        return jnp.where(kept, branch / (1 - self.rate), 0)
+
+
 class Block(nn.Module):
-    """Pre-norm transformer block, in the (carry, scanned input) form that `nn.scan` wants."""
+    """Pre-norm transformer block, in the (carry, scanned input) form that `nn.scan` wants.
+
+    With `context` the tokens also attend to it, between self-attention and MLP (as in CROMA's cross encoder).
+    """
 
     heads: int
     mlp_ratio: float
     dtype: Any = jnp.float32
+    drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch tokens dim"], ok: Bool[Array, "batch tokens"] | None = None):
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens dim"],
+        ok: Bool[Array, "batch tokens"] | None = None,
+        context: Float[Array, "batch others dim"] | None = None,
+        context_ok: Bool[Array, "batch others"] | None = None,
+    ):
+        drop = DropPath(self.drop_path, name="drop_path")
         normed = nn.LayerNorm(dtype=self.dtype, name="norm1")(x)
-        x = x + SelfAttention(self.heads, self.dtype, name="attention")(normed, ok)
-        x = x + Mlp(self.mlp_ratio, self.dtype, name="mlp")(nn.LayerNorm(dtype=self.dtype, name="norm2")(x))
+        x = x + drop(SelfAttention(self.heads, self.dtype, name="attention")(normed, ok))
+        if context is not None:
+            normed = nn.LayerNorm(dtype=self.dtype, name="norm_cross")(x)
+            x = x + drop(CrossAttention(self.heads, self.dtype, name="cross")(normed, context, context_ok))
+        x = x + drop(Mlp(self.mlp_ratio, self.dtype, name="mlp")(nn.LayerNorm(dtype=self.dtype, name="norm2")(x)))
         return x, None
 
 
@@ -136,22 +253,41 @@ class Blocks(nn.Module):
     heads: int
     mlp_ratio: float
     dtype: Any = jnp.float32
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch tokens dim"], ok: Bool[Array, "batch tokens"] | None = None
+        self,
+        x: Float[Array, "batch tokens dim"],
+        ok: Bool[Array, "batch tokens"] | None = None,
+        context: Float[Array, "batch others dim"] | None = None,
+        context_ok: Bool[Array, "batch others"] | None = None,
     ) -> Float[Array, "batch tokens dim"]:
         if not self.depth:
             return x
         scanned = nn.scan(
             Block,
             variable_axes={"params": 0},
-            split_rngs={"params": True},
+            split_rngs={"params": True, "drop_path": True},
             in_axes=nn.broadcast,
             length=self.depth,
-            unroll=min(self.depth, _UNROLL),
+            unroll=min(self.depth, _unroll),
         )
-        return scanned(self.heads, self.mlp_ratio, self.dtype, name="scan")(x, ok)[0]
+        blocks = scanned(self.heads, self.mlp_ratio, self.dtype, self.drop_path, name="scan")
+        return blocks(x, ok, context, context_ok)[0]
+
+
+class Embed(nn.Module):
+    """Linear patch embedding of one modality, with its positions and a token that says which modality it is."""
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, seen: Seen) -> Float[Array, "batch tokens dim"]:
+        own = self.param("modality", token_init(), (self.width,))
+        embedded = linear(seen.patches, self.width, "patches", self.dtype)
+        return embedded + (seen.positions + own).astype(self.dtype)
 
 
 def token_init(stddev: float = 0.02):

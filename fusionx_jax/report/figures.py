@@ -116,11 +116,12 @@ def reconstructions(
     count = len(index)
     wire = prepared.read(split, index, names)
     p = model.config.patch_size
-    predicted, masks, patches, valid = jax.jit(
-        lambda params, wire: pretrain.reconstruct(
+    out, masks, patches, valid = jax.jit(
+        lambda params, wire: pretrain.forward(
             model, params, normaliser, wire, masking.strategy(strategy), ratios, jax.random.key(0)
         )
     )(params, wire)
+    predicted = out.predicted
     figure, axes = plt.subplots(
         count, 3 * len(names), figsize=(1.55 * 3 * len(names), 1.6 * count + 0.4), squeeze=False
     )
@@ -132,7 +133,9 @@ def reconstructions(
             predicted[name], patches[name], model.config.target, None if valid is None else valid[name]
         )
         hidden = np.zeros((count, patches[name].shape[1], 1), bool)
-        np.put_along_axis(hidden, np.asarray(masks[name].hidden)[..., None], True, axis=1)
+        counted = masks[name].hidden_ok
+        counted = True if counted is None else np.asarray(counted)[..., None]
+        np.put_along_axis(hidden, np.asarray(masks[name].hidden)[..., None], counted, axis=1)
         rebuilt = np.where(hidden, np.asarray(pixels), np.asarray(patches[name]))
         for kind, content in enumerate((patches[name], patches[name], rebuilt)):
             image = np.asarray(layers.unpatchify(np.asarray(content), p, height, width))

@@ -67,7 +67,7 @@ def test_band_statistics_equal_numpy_on_decoded_tiles(simulated):
 def test_features_do_not_depend_on_batch_mates(setting, simulated):
     encoder = run.encoders(setting)["fusionx"]
     prepared = tiles.PreparedSet(simulated)
-    pooled = jax.jit(lambda p, w: features.pooled(encoder.model, p, encoder.normaliser, w))
+    pooled = jax.jit(lambda p, w: encoder.with_params(p).pooled(w))
     a = pooled(encoder.params, prepared.read("test", [0, 1, 2, 3], ["s1", "s2"]))
     b = pooled(encoder.params, prepared.read("test", [0, 9, 8, 7], ["s1", "s2"]))
-    assert np.allclose(a["joint_mean"][0], b["joint_mean"][0], atol=1e-4)
+    assert np.allclose(a["s1_mean"][0], b["s1_mean"][0], atol=1e-4)

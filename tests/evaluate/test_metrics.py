@@ -95,3 +95,67 @@ def test_resamples_without_a_positive_of_a_class_say_nothing_of_it():
     by_class = metrics.per_class_ap(scores, truth, weights)
     assert np.isnan(by_class[:, 1]).sum() > 30
     assert metrics.interval(by_class[:, 1][None], seed=0) == (1.0, 1.0, 1.0)
+
+
+def test_segmentation_scores_equal_scikit_learn_under_weights():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 4, (6, 50))
+    truth[:, :5] = 255  # unlabelled
+    predicted = np.where(rng.random((6, 50)) < 0.6, truth, rng.integers(0, 4, (6, 50))) % 4
+    tiles = np.stack([metrics.confusion(p, t, 4) for p, t in zip(predicted, truth)])
+    weights = np.stack([np.ones(6, int), [2, 0, 1, 1, 2, 0]], axis=1)
+    found = metrics.segmentation(tiles, weights)
+    for column in range(2):
+        p = np.repeat(predicted, weights[:, column], axis=0).ravel()
+        t = np.repeat(truth, weights[:, column], axis=0).ravel()
+        known = t < 4
+        each = sk.jaccard_score(t[known], p[known], average=None, labels=range(4))
+        assert found["miou"][column] == pytest.approx(each.mean())
+        assert found["iou/2"][column] == pytest.approx(each[2])
+        assert found["pixel_accuracy"][column] == pytest.approx(sk.accuracy_score(t[known], p[known]))
+
+
+def test_regression_scores_equal_scikit_learn_and_pass_over_unknown_values():
+    rng = np.random.default_rng(1)
+    truth = rng.normal(5, 2, (40, 2))
+    predicted = truth + rng.normal(0, 1, truth.shape)
+    weights = np.stack([np.ones(40, int), rng.multinomial(40, np.full(40, 1 / 40))], axis=1)
+    found = metrics.regression(predicted, truth, weights)
+    for column in range(2):
+        w = weights[:, column]
+        assert found["r2"][column] == pytest.approx(sk.r2_score(truth, predicted, sample_weight=w))
+        rmse = np.mean([np.sqrt(sk.mean_squared_error(truth[:, k], predicted[:, k], sample_weight=w)) for k in (0, 1)])
+        assert found["rmse"][column] == pytest.approx(rmse)
+    truth[3, 0] = np.nan
+    assert np.isfinite(metrics.regression(predicted, truth, weights)["r2"]).all()
+
+
+def test_intervals_cover_pretraining_seeds_and_label_subsets():
+    rng = np.random.default_rng(0)
+    spread, noise = 0.03, 0.01
+    covered = []
+    for trial in range(200):
+        pretrainings = 0.6 + rng.normal(0, spread, (6, 1, 1))
+        values = pretrainings + rng.normal(0, noise, (6, 5, 1)) + rng.normal(0, noise, (1, 1, 201))
+        values[:, :, 0] = pretrainings[:, :, 0] + rng.normal(0, noise, (6, 5))
+        _, low, high = metrics.percentiles(metrics.resampled_means(values, seed=trial))
+        covered.append(low <= 0.6 <= high)
+    assert 0.82 < np.mean(covered) < 0.99  # percentile intervals of six seeds are a little narrow
+
+
+def test_paired_differences_are_narrower_than_two_intervals():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(0, 0.05, (1, 4, 301))
+    a, b = 0.60 + shared, 0.58 + shared
+    means = [metrics.resampled_means(x, seed=0) for x in (a, b)]
+    value, low, high = metrics.percentiles(means[0] - means[1])
+    assert (value, low, high) == pytest.approx((0.02, 0.02, 0.02))
+
+
+def test_labels_needed_lie_where_the_curve_crosses():
+    counts = [10, 100, 1000]
+    curve = np.array([[0.2, 0.6, 0.1], [0.4, 0.7, 0.2], [0.6, 0.8, 0.3]])
+    found = metrics.labels_needed(counts, curve, np.array([0.5, 0.5, 0.5]))
+    assert found[0] == pytest.approx(10**2.5)
+    assert found[1] == 10
+    assert found[2] == np.inf

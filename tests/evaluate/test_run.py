@@ -21,10 +21,10 @@ def evaluated(trained, simulated, tmp_path_factory):
 
 def test_rows_cover_methods_fractions_seeds_metrics_and_modalities(evaluated):
     rows = results.read(evaluated / results.FILE_NAME)
-    assert {r.method for r in rows} == set(run.METHODS)
+    assert {r.method for r in rows} == {"fusionx", *run.FLOORS}
     assert {r.modalities for r in rows if r.method == "fusionx"} == {"s1+s2", "s1"}
     assert {r.label_fraction for r in rows} == {0.05, 0.5, 1.0}
-    for method in run.METHODS:
+    for method in ("fusionx", *run.FLOORS):
         named = {r.metric for r in rows if r.method == method and "/" not in r.metric}
         single = set() if method == "supervised" else {"top1", "balanced_accuracy"}
         assert named == single | {"macro_map", "micro_map", "macro_f1", "micro_f1"}
@@ -131,18 +131,67 @@ def test_data_that_do_not_match_the_weights_are_refused(trained, simulated, tmp_
         ("--config.label_fractions=(2.0,)", "fractions lie above 0"),
         ("--config.evaluate.subset_dir=/nonexistent", "lacks a file"),
         ("--config.evaluate.seeds=0", "evaluate.seeds is 0"),
+        ("--config.evaluate.evaluators=('magic',)", "linear_probe, knn, finetune"),
+        ("--config.evaluate.score_split=dev", "score_split is 'dev'"),
+        ("--config.evaluate.knn.k=0", "must be positive"),
         ("--config.evaluate.statistics=mine", "'checkpoint' or 'dataset'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(trained, simulated, tmp_path, override, words):
     workdir = tmp_path / "w"
     shutil.copytree(trained, workdir)
-    cheap = "--config.evaluate.floors=()" if "floors" not in override else override
+    cheap = ["--config.evaluate.floors=()"] if "floors" not in override else []
+    cheap += ["--config.evaluate.evaluators=('knn',)"] if "knn" in override else []
     with pytest.raises(InputError, match=words):
-        run.evaluate(run.prepare_setting(str(workdir), simulated, [cheap, override]))
+        run.evaluate(run.prepare_setting(str(workdir), simulated, [*cheap, override]))
     assert not os.path.exists(workdir / results.FILE_NAME)
 
 
 def test_checkpoint_is_named_in_the_rows(evaluated):
     rows = results.read(evaluated / results.FILE_NAME)
     assert {r.checkpoint for r in rows if r.method == "fusionx"} == {checkpoint.find(str(evaluated)).path}
+
+
+def test_every_evaluator_gives_rows_of_its_own_metrics(evaluated, simulated, tmp_path):
+    workdir = shutil.copytree(evaluated, tmp_path / "w", ignore=shutil.ignore_patterns("cells"))
+    quick = [f"--config.evaluate.finetune.{k}" for k in ("num_steps=3", "min_steps=2", "eval_every=2", "seeds=1")]
+    settings = [
+        "--config.evaluate.tasks=('single', 'pixel')", "--config.evaluate.floors=('band_statistics',)",
+        "--config.evaluate.evaluators=('knn', 'finetune', 'segment_linear', 'segment_decoder')",
+        "--config.label_fractions=(0.5,)", "--config.evaluate.shots=(2,)", "--config.evaluate.seeds=1",
+        "--config.evaluate.modalities=('s1+s2', 's1')", "--config.evaluate.zero_fill=True",
+        "--config.evaluate.segmentation.num_steps=3", *quick, "--config.evaluate.finetune.ema=0.5",
+        "--config.evaluate.finetune.learning_rates=(1e-3,)",
+    ]  # fmt: skip
+    run.evaluate(run.prepare_setting(str(workdir), simulated, settings))
+    rows = results.read(workdir / results.FILE_NAME)
+    assert {r.evaluator for r in rows if r.task == "single"} == {"knn", "finetune"}
+    assert {r.evaluator for r in rows if r.task == "pixel"} == {"segment_linear", "segment_decoder"}
+    assert {r.label for r in rows} == {"0.5", "2-shot"}
+    assert {r.modalities for r in rows if r.method == "fusionx"} == {"s1+s2", "s1", "s1 (zeros for s2)"}
+    assert {r.method for r in rows if r.evaluator == "segment_linear"} == {"fusionx", "band_statistics"}
+    whole = [r for r in rows if r.seed == results.ALL_SEEDS and r.metric in ("miou", "pixel_accuracy", "top1")]
+    assert all(0 <= r.ci_low <= r.value <= r.ci_high <= 1 for r in whole)
+    assert any(r.metric.startswith("iou/") for r in rows)
+    absent, filled = (
+        next(r.value for r in whole if (r.modalities, r.evaluator, r.label) == (m, "knn", "0.5"))
+        for m in ("s1", "s1 (zeros for s2)")
+    )
+    assert absent != filled  # leaving tokens out is not the same as zeros
+
+
+def test_cells_are_measured_once_and_what_is_added_alone(evaluated, simulated, tmp_path, monkeypatch):
+    workdir = str(shutil.copytree(evaluated, tmp_path / "w"))
+    before = run.measure(run.prepare_setting(workdir, simulated, [*ONLY_PROBES]))
+    measured = []
+    judge = run.Judge.cell
+    monkeypatch.setattr(run.Judge, "cell", lambda self, *a: measured.append(a[1:3]) or judge(self, *a))
+    after = run.measure(run.prepare_setting(workdir, simulated, [*ONLY_PROBES, "--config.evaluate.seeds=3"]))
+    assert sorted(measured) == [("0.05", 2), ("0.5", 2)]  # the third seed; with all labels there is one subset
+    (group,) = before
+    assert set(after[group]) - set(before[group]) == {("0.05", 2), ("0.5", 2)}
+    for key, cell in before[group].items():
+        assert (after[group][key].values["macro_map"] == cell.values["macro_map"]).all()
+    damaged = next(p for p in (tmp_path / "w" / "cells").rglob("*.npz") if "fusionx-s1-multi" in p.name)
+    damaged.write_bytes(b"x")
+    assert len(run.measure(run.prepare_setting(workdir, simulated, [*ONLY_PROBES]))[group]) == len(before[group])

@@ -53,14 +53,29 @@ def test_seeds_differ_and_repeat():
 
 def test_id_files_come_back_as_they_went(tmp_path):
     ids = [f"tile-{i}" for i in range(2000)]
-    drawn = subsets.nested_subsets(_labels(), FRACTIONS, 3)
+    drawn = subsets.draw(_labels(), FRACTIONS, (2,), 3)
+    assert list(drawn) == [*(f"{f:g}" for f in sorted(FRACTIONS)), "2-shot"]
     subsets.write(str(tmp_path), ids, drawn, 3)
-    back = subsets.read(str(tmp_path), ids, FRACTIONS, 3)
-    for fraction in FRACTIONS:
-        assert (back[fraction] == drawn[fraction]).all()
-    assert subsets.read(str(tmp_path), ids, FRACTIONS, 4) is None
+    back = subsets.read(str(tmp_path), ids, list(drawn), 3)
+    for label in drawn:
+        assert (back[label] == drawn[label]).all()
+    assert subsets.read(str(tmp_path), ids, list(drawn), 4) is None
     with pytest.raises(InputError, match="not in the training split"):
-        subsets.read(str(tmp_path), ids[:50], FRACTIONS, 3)
+        subsets.read(str(tmp_path), ids[:50], list(drawn), 3)
+
+
+def test_k_shot_holds_k_of_every_class_and_is_nested():
+    single = np.eye(4, dtype=bool)[np.repeat([0, 1, 2, 3], [500, 100, 30, 3])]
+    drawn = subsets.k_shot(single, (5, 1, 20), 0)
+    assert single[drawn[5]].sum(0).tolist() == [5, 5, 5, 3]  # the rare class has three
+    assert single[drawn[20]].sum(0).tolist() == [20, 20, 20, 3]
+    multi = _labels()
+    drawn = subsets.k_shot(multi, (1, 5), 1)
+    assert (multi[drawn[5]].sum(0) >= np.minimum(5, multi.sum(0))).all()
+    assert set(drawn[1]) <= set(drawn[5])
+    assert len(drawn[5]) <= 5 * multi.shape[1]
+    with pytest.raises(InputError, match="at least 1"):
+        subsets.k_shot(multi, (0,), 0)
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5, 0.0001])
@@ -71,8 +86,8 @@ def test_fractions_that_leave_nothing_are_refused(fraction):
 
 def test_ids_with_blanks_come_back(tmp_path):
     ids = [f"area {i}_r0_c0" for i in range(10)]
-    subsets.write(str(tmp_path), ids, {0.5: np.arange(5)}, 0)
-    assert subsets.read(str(tmp_path), ids, (0.5,), 0)[0.5].tolist() == [0, 1, 2, 3, 4]
-    (tmp_path / subsets.file_name(0.5, 0)).write_text("area 1_r0_c0\narea 1_r0_c0\narea 2_r0_c0\n")
+    subsets.write(str(tmp_path), ids, {"0.5": np.arange(5)}, 0)
+    assert subsets.read(str(tmp_path), ids, ("0.5",), 0)["0.5"].tolist() == [0, 1, 2, 3, 4]
+    (tmp_path / subsets.file_name("0.5", 0)).write_text("area 1_r0_c0\narea 1_r0_c0\narea 2_r0_c0\n")
     with pytest.raises(InputError, match="2 of them distinct"):
-        subsets.read(str(tmp_path), ids, (0.5,), 0)
+        subsets.read(str(tmp_path), ids, ("0.5",), 0)

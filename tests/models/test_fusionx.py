@@ -30,7 +30,7 @@ def make(names=("s1", "s2"), **changes):
     model = fusionx.FusionX(config)
     key = jax.random.key(0)
     images = {n: jax.random.normal(jax.random.fold_in(key, c), (3, 16, 16, c)) for n, c in channels}
-    masks = masking.independent(key, 3, dict.fromkeys(names, 16), dict.fromkeys(names, 4))
+    masks = masking.independent(key, 3, dict.fromkeys(names, (4, 4)), dict.fromkeys(names, 4))
     params = fresh(model)
     # Fresh networks hide dependencies behind small tokens and zero biases: stir every parameter.
     leaves, tree = jax.tree.flatten(params)
@@ -40,11 +40,11 @@ def make(names=("s1", "s2"), **changes):
 
 def test_prediction_has_every_patch_and_twice_the_pixels_for_two_targets():
     model, params, images, masks = make()
-    out = run(model)(params, images, masks)
+    out = run(model)(params, images, masks).predicted
     assert out["s1"].shape == (3, 16, 4 * 4 * 2 * 2)
     assert out["s2"].shape == (3, 16, 4 * 4 * 3 * 2)
     model, params, images, masks = make(target="normalised")
-    assert run(model)(params, images, masks)["s1"].shape == (3, 16, 4 * 4 * 2)
+    assert run(model)(params, images, masks).predicted["s1"].shape == (3, 16, 4 * 4 * 2)
 
 
 def test_hidden_pixels_do_not_reach_the_prediction():
@@ -53,8 +53,8 @@ def test_hidden_pixels_do_not_reach_the_prediction():
     np.put_along_axis(hidden, np.asarray(masks["s2"].hidden), True, axis=1)
     pixels = hidden.reshape(3, 4, 4).repeat(4, 1).repeat(4, 2)[..., None]
     changed = {**images, "s2": jnp.where(pixels, 99.0, images["s2"])}
-    for name, out in run(model)(params, images, masks).items():
-        assert np.allclose(out, run(model)(params, changed, masks)[name], atol=1e-5)
+    for name, out in run(model)(params, images, masks).predicted.items():
+        assert np.allclose(out, run(model)(params, changed, masks).predicted[name], atol=1e-5)
 
 
 def _cross_reach(cross_attention):
@@ -65,10 +65,10 @@ def _cross_reach(cross_attention):
     model = fusionx.FusionX(config)
     key = jax.random.key(0)
     images = {n: jax.random.normal(jax.random.fold_in(key, c), (1, 16, 16, c)) for n, c in config.channels}
-    masks = masking.independent(key, 1, dict.fromkeys(names, 16), dict.fromkeys(names, 4))
+    masks = masking.independent(key, 1, dict.fromkeys(names, (4, 4)), dict.fromkeys(names, 4))
     params = fresh(model)
     other = {**images, "s1": images["s1"] + 1.0}
-    tokens = [run(model, "encode")(params, i, masks)[1]["s2"] for i in (images, other)]
+    tokens = [run(model, "encode")(params, i, masks).groups["s2"] for i in (images, other)]
     return params["params"], not np.allclose(tokens[0], tokens[1], atol=1e-6)
 
 
@@ -82,33 +82,33 @@ def test_cross_attention_switches_say_where_sensors_meet():
 
 def test_without_other_modalities_the_cross_attention_term_is_left_out():
     model, params, images, _ = make()
-    first, tokens = run(model, "encode")(params, {"s1": images["s1"]})
+    first, tokens, _ = run(model, "encode")(params, {"s1": images["s1"]})
     assert set(tokens) == {"s1"}
     assert tokens["s1"].shape == (3, 16, 16)
     # Nothing of the absent sensor's parameters matters.
     stirred = jax.tree_util.tree_map_with_path(
         lambda path, p: p + 5.0 if any("s2" in str(k) or "fusion_s1" in str(k) for k in path) else p, params
     )
-    again, _ = run(model, "encode")(stirred, {"s1": images["s1"]})
+    again, *_ = run(model, "encode")(stirred, {"s1": images["s1"]})
     assert np.allclose(first, again)
 
 
 def test_a_masked_out_modality_is_the_same_as_an_absent_one():
     model, params, images, _ = make()
-    alone, _ = run(model, "encode")(params, {"s1": images["s1"]})
+    alone, *_ = run(model, "encode")(params, {"s1": images["s1"]})
     has_data = {"s1": jnp.ones((3, 16), bool), "s2": jnp.zeros((3, 16), bool)}
-    masked, _ = run(model, "encode")(params, images, None, has_data)
+    masked, *_ = run(model, "encode")(params, images, None, has_data)
     assert np.allclose(alone, masked, atol=1e-5)
 
 
 def test_three_modalities_run_through_the_same_code_and_all_meet():
     names = ("dem", "s1", "s2")
     model, params, images, masks = make(names)
-    out = run(model)(params, images, masks)
+    out = run(model)(params, images, masks).predicted
     assert set(out) == set(names)
-    base, _ = run(model, "encode")(params, images)
+    base, *_ = run(model, "encode")(params, images)
     for name in names:
-        other, _ = run(model, "encode")(params, {**images, name: images[name] + 1.0})
+        other, *_ = run(model, "encode")(params, {**images, name: images[name] + 1.0})
         assert not np.allclose(base, other, atol=1e-4)
 
 
@@ -117,7 +117,7 @@ def test_every_parameter_has_a_gradient():
         model, params, images, masks = make(cross_attention=where)
 
         def loss(p, model=model, images=images, masks=masks):
-            return sum((o**2).mean() for o in model.apply(p, images, masks).values())
+            return sum((o**2).mean() for o in model.apply(p, images, masks).predicted.values())
 
         dead = [
             jax.tree_util.keystr(path)
@@ -131,7 +131,7 @@ def test_tiles_of_another_size_need_no_new_parameters():
     model, params, _, _ = make()
     for height, width in ((8, 16), (24, 32)):
         images = {"s1": jnp.ones((1, height, width, 2)), "s2": jnp.ones((1, height, width, 3))}
-        _, tokens = run(model, "encode")(params, images)
+        _, tokens, _ = run(model, "encode")(params, images)
         assert tokens["s1"].shape[1] == height * width // 16
 
 
@@ -153,8 +153,8 @@ def test_bfloat16_computes_close_to_float32_with_float32_parameters():
     half = fusionx.FusionX(dataclasses.replace(model.config, dtype="bfloat16"))
     params = fresh(half)
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(params))
-    for name, full in run(model)(params, images, masks).items():
-        low = run(half)(params, images, masks)[name]
+    for name, full in run(model)(params, images, masks).predicted.items():
+        low = run(half)(params, images, masks).predicted[name]
         assert low.dtype == jnp.float32
         assert np.linalg.norm(low - full) / np.linalg.norm(full) < 0.03
 
@@ -164,3 +164,15 @@ def test_values_that_do_not_exist_are_refused_with_those_that_do():
         make(cross_attention="middle")
     with pytest.raises(InputError, match="normalised, raw, both"):
         make(target="pixels")
+    with pytest.raises(InputError, match="others, all"):
+        make(decoder_context="none")
+
+
+def test_a_decoder_that_attends_to_all_sees_its_own_sensor_too():
+    model, params, images, masks = make(cross_attention="decoder", decoder_context="all")
+    alone = {"s1": images["s1"]}
+    before = run(model)(params, alone, {"s1": masks["s1"]}).predicted["s1"]
+    stirred = jax.tree_util.tree_map_with_path(
+        lambda path, p: p * 2 if any("cross_s1" in str(k) for k in path) else p, params
+    )
+    assert not np.allclose(before, run(model)(stirred, alone, {"s1": masks["s1"]}).predicted["s1"], atol=1e-4)

@@ -1,0 +1,14 @@
+"""Cross-modal InfoNCE with augmented views, no reconstruction; see `fusionx_jax.models.baselines.Contrastive`.
+
+Run: `fusionx pretrain --config=configs/methods/contrastive.py:BASE --workdir=W --config.dataset=DIR`.
+"""
+
+from configs import methods
+
+
+def get_config(options: str = ""):
+    c = methods.start(options, "contrastive")
+    c.model.family = "contrastive"
+    c.contrast.temperature = 0.07
+    c.augment.views.least_area = 0.4
+    return c

@@ -1,0 +1,13 @@
+"""FusionX-Net's encoder trained from scratch on the labels: an untrained checkpoint, fine-tuned as a whole.
+
+Run: `fusionx pretrain --config=configs/methods/supervised_vit.py:BASE --workdir=W --config.dataset=DIR`, then evaluate.
+"""
+
+from configs import methods
+
+
+def get_config(options: str = ""):
+    c = methods.start(options, "supervised_vit")
+    c.num_steps = 0
+    c.evaluate.evaluators = ("scratch",)
+    return c

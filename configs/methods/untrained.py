@@ -1,0 +1,12 @@
+"""The floor every table needs: FusionX-Net's encoder as it is initialised, frozen.
+
+Run: `fusionx pretrain --config=configs/methods/untrained.py:BASE --workdir=W --config.dataset=DIR` (no step is taken).
+"""
+
+from configs import methods
+
+
+def get_config(options: str = ""):
+    c = methods.start(options, "untrained")
+    c.num_steps = 0
+    return c

@@ -1,0 +1,26 @@
+"""The comparison of methods that two CPU cores repeat overnight: simulated tiles, the demo's network, 500 steps.
+
+Run: `make paper-cpu` (every method, seed and ablation), or one method:
+`fusionx pretrain --config=configs/methods/croma.py:paper_cpu --workdir=W`.
+Cost: about 2 minutes for one pretraining run on one core.
+Result: experiments/results/README.md.
+"""
+
+from configs import demo
+
+# Peak rate per 256 pairs, by method. Each was tried at 6e-3, 12e-3 and 24e-3 with pretraining seed 0 and judged by the
+# probe on the validation split (experiments/results/tuning.csv); nothing else was tuned for any of them.
+LEARNING_RATES = {}
+TRIED_RATES = (6e-3, 12e-3, 24e-3)
+
+
+def get_config(options: str = ""):
+    """`options` is not used here."""
+    del options
+    c = demo.get_config()
+    c.num_steps = 500
+    c.optimizer.warmup_steps = 50
+    c.checkpoint_every = 500
+    c.keep_checkpoints = 1
+    c.label_fractions = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
+    return c
