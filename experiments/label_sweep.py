@@ -64,21 +64,11 @@ def one(base: str, method: str, seed: int, workdir: str, dataset: str, overrides
     status = pretrain.run(c, place)
     if status:
         return status
-    chosen = [f"--config.evaluate.{k}={v!r}" for k, v in _flat(c.evaluate)]
-    chosen += [f"--config.label_fractions={c.label_fractions!r}", f"--config.method={method}"]
-    setting = run.prepare_setting(place, dataset, chosen)
+    setting = run.prepare_setting(place, dataset, [], judged_by=c)
     run.measure(setting)
     with files.replacing(os.path.join(place, compare.MEMBER_FILE)) as f:
         json.dump({**compare.describe(setting), "cells": run.cell_store(setting).directory}, f, indent=1)
     return 0
-
-
-def _flat(settings: ConfigDict, prefix: str = ""):
-    for key, value in settings.items():
-        if isinstance(value, ConfigDict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:

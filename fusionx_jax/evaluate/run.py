@@ -58,14 +58,19 @@ class Labels(NamedTuple):
     groups: np.ndarray | None
 
 
-def prepare_setting(workdir: str, dataset: str, overrides: list[str]) -> Setting:
+def prepare_setting(workdir: str, dataset: str, overrides: list[str], judged_by: ConfigDict | None = None) -> Setting:
     """Loads what an evaluation needs and checks that it fits together.
+
+    How to judge is the run's own config, changed by `overrides`, or that of `judged_by`.
 
     Raises:
       InputError: no checkpoint, no data set, or the two do not match.
     """
     saved = checkpoint.find(workdir)
-    config = config_lib.override(config_lib.from_json(saved.config), overrides)
+    config = config_lib.from_json(saved.config)
+    if judged_by is not None:
+        config.update({k: judged_by[k] for k in ("evaluate", "label_fractions", "method")})
+    config = config_lib.override(config, overrides)
     prepared = tiles.PreparedSet(dataset)
     if config.evaluate.score_split not in prepared.contract.splits:
         raise InputError(
