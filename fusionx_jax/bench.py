@@ -157,6 +157,18 @@ def bench_input(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def bench_probe(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of a label-ratio sweep of linear probes: our vmapped fits against scikit-learn on every core."""
+    from fusionx_jax.evaluate import probe_bench
+
+    if args.examples < 1000 or args.features < 2 or args.seeds < 1:
+        raise InputError(
+            f"--examples is {args.examples}, --features {args.features} and --seeds {args.seeds}; at least 1000 "
+            "examples (ten labels at 1 %), two features and one seed are needed."
+        )
+    return probe_bench.run(args.kind, args.examples, args.features, args.seeds)
+
+
 def _own_bytes() -> int:
     """Memory of this process that is not a file's; 0 where the system does not say."""
     try:
@@ -198,6 +210,13 @@ def main(argv: list[str]) -> int:
     pipeline.add_argument("--tmp", metavar="DIR", default=None, help="where the tiles go (default: the system's)")
     pipeline.add_argument("--json", action="store_true", help="print one JSON object")
     pipeline.set_defaults(run=bench_input)
+    sweep = benches.add_parser("probe", help="the linear-probe sweep against scikit-learn on every core")
+    sweep.add_argument("--kind", choices=("multi", "single"), default="multi", help="labels a tile (default multi)")
+    sweep.add_argument("--examples", type=int, default=10_000, help="training examples (default 10000)")
+    sweep.add_argument("--features", type=int, default=384, help="features of each (default 384)")
+    sweep.add_argument("--seeds", type=int, default=5, help="label subsets a fraction (default 5)")
+    sweep.add_argument("--json", action="store_true", help="print one JSON object")
+    sweep.set_defaults(run=bench_probe)
     args = parser.parse_args(argv)
     values = args.run(args)
     print(json.dumps(values) if args.json else _table(values))

@@ -1,8 +1,10 @@
 import json
 
 import numpy as np
+import pytest
 
 from fusionx_jax import bench, tiles
+from fusionx_jax.evaluate import probe, probe_bench
 from tests.helpers import assert_clear, run_cli
 
 
@@ -34,6 +36,38 @@ def test_the_other_forms_hold_the_same_tiles(tmp_path):
         assert sorted(t.tobytes() for t in shuffled) == sorted(t.tobytes() for t in whole[name])
 
 
+def test_probe_bench_agrees_with_scikit_learn_on_a_small_sweep():
+    done = run_cli("fusionx_jax", "bench", "probe", "--json", "--examples=1000", "--features=16", "--seeds=1")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["speedup"] == found["sklearn_s"] / found["our_s"]
+    assert found["speedup_after_compilation"] == found["sklearn_s"] / found["our_s_after_compilation"]
+    assert found["metric"] == "macro_map"
+    assert found["max_metric_difference"] < 0.3
+    assert found["cores"] >= 1
+    assert (found["examples"], found["features"], found["seeds"]) == (1000, 16, 1)
+    assert 0 < found["speedup_after_compilation_if_both_stop_early"] <= found["speedup_after_compilation"]
+
+
+@pytest.mark.parametrize("kind", ["multi", "single"])
+def test_the_scikit_learn_side_gives_absent_classes_the_same_scores(kind):
+    problem = probe_bench.make_problem(kind, 1000, 8)
+    rows = np.flatnonzero(problem.train.y[:, 1] == 0)[:300]
+    path = probe_bench._path(problem.train, rows, 1 if kind == "multi" else None, problem.selection)
+    fit = probe.fit(
+        problem.train.x, problem.train.y, rows[None], np.zeros((1, 300), int), probe_bench.STRENGTHS, problem.test.x,
+        softmax=kind == "single", selection=problem.selection,
+    )  # fmt: skip
+    model = path.models[fit.chosen[0]]
+    scores = problem.test.x @ model[:-1] + model[-1]
+    if kind == "multi":
+        assert np.allclose(scores[:, 0], fit.scores[0, :, 1], atol=1e-3)
+    else:
+        tried = np.isfinite(fit.selection_loss[0])
+        assert np.allclose(path.loss[tried], fit.selection_loss[0, tried], rtol=0.01)
+
+
 def test_bad_input_is_one_sentence():
     assert_clear(run_cli("fusionx_jax", "bench", "input", "--tiles=10"), 2, "at least four batches")
+    assert_clear(run_cli("fusionx_jax", "bench", "probe", "--examples=10"), 2, "at least 1000 examples")
     assert run_cli("fusionx_jax", "bench").returncode == 2
