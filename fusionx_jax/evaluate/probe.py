@@ -16,7 +16,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg  # noqa: F401 (its LAPACK is JAX's, and must be loaded to be held to one thread)
 from jaxtyping import Array, Float, Int
+from threadpoolctl import threadpool_limits
 
 # Relative change of the coefficients at which a fit ends. The fits that only choose the strength may be rough; the one
 # that scores the test split agrees with scikit-learn's metrics to 0.1 points.
@@ -83,18 +85,20 @@ def fit(
     chooser = (None, None)
     if selection is not None:
         chooser = (widen(selection[0]), jnp.asarray(selection[1], jnp.float32))
-    out = _sweep(
-        jnp.pad(widen(features)[jnp.asarray(subsets)], ((0, 0), (0, rows), (0, 0))),
-        jnp.pad(jnp.asarray(targets, jnp.float32)[jnp.asarray(subsets)], ((0, 0), (0, rows), (0, 0))),
-        jnp.pad(jnp.asarray(folds), ((0, 0), (0, rows))),
-        jnp.asarray(strengths, jnp.float32),
-        widen(test_features),
-        *chooser,
-        jnp.int32(count),
-        num_folds=num_folds,
-        softmax=softmax,
-    )
-    return Fit(*(np.asarray(o) for o in out))
+    # LAPACK's threads wait for one another, for seconds where other work shares the cores; one is as fast here.
+    with threadpool_limits(1, "blas"):
+        out = _sweep(
+            jnp.pad(widen(features)[jnp.asarray(subsets)], ((0, 0), (0, rows), (0, 0))),
+            jnp.pad(jnp.asarray(targets, jnp.float32)[jnp.asarray(subsets)], ((0, 0), (0, rows), (0, 0))),
+            jnp.pad(jnp.asarray(folds), ((0, 0), (0, rows))),
+            jnp.asarray(strengths, jnp.float32),
+            widen(test_features),
+            *chooser,
+            jnp.int32(count),
+            num_folds=num_folds,
+            softmax=softmax,
+        )
+        return Fit(*(np.asarray(o) for o in out))
 
 
 def _round_up(size: int, least: int) -> int:
@@ -149,14 +153,14 @@ def _one_seed(x, y, folds, *, strengths, test, select_x, select_y, count, num_fo
 
         def selection_loss(w, b):
             # Out-of-fold scores: row i from the fit that did not see fold(i).
-            scores = jnp.einsum("nd,dfk->nfk", z, w[:, :-1]) + b[:-1]
+            scores = jnp.einsum("nd,fkd->nfk", z, w[:-1]) + b[:-1]
             own = jnp.take_along_axis(scores, folds[:, None, None], axis=1)[:, 0]
             return _log_loss(own, y, softmax, real / count)
     else:
         rotated = (select_x - centre) @ axes
 
         def selection_loss(w, b):
-            return _log_loss(rotated @ w[:, -1] + b[-1], select_y, softmax, 1 / len(select_y))
+            return _log_loss(rotated @ w[-1].T + b[-1], select_y, softmax, 1 / len(select_y))
 
     def body(path):
         w, b, spent = _solve(
@@ -173,22 +177,22 @@ def _one_seed(x, y, folds, *, strengths, test, select_x, select_y, count, num_fo
             worse=jnp.where(better, 0, path.worse + 1),
             best_loss=jnp.where(better, loss, path.best_loss),
             best=jnp.where(better, path.next, path.best),
-            best_w=jnp.where(better, w[:, -1], path.best_w),
+            best_w=jnp.where(better, w[-1], path.best_w),
             best_b=jnp.where(better, b[-1], path.best_b),
             iterations=path.iterations + spent,
         )
 
-    w = jnp.zeros((z.shape[1], *start.shape), z.dtype)
+    w = jnp.zeros((*start.shape, z.shape[1]), z.dtype)
     b = start.astype(z.dtype)
     never = jnp.asarray(jnp.inf, z.dtype)
     last = jnp.int32(len(strengths) - 1)
-    path = _Path(last, w, b, jnp.full(len(strengths), jnp.inf), 0, never, last, w[:, -1], b[-1], jnp.int32(0))
+    path = _Path(last, w, b, jnp.full(len(strengths), jnp.inf), 0, never, last, w[-1], b[-1], jnp.int32(0))
     path = jax.lax.while_loop(lambda p: (p.next >= 0) & (p.worse < _PATIENCE), body, path)
     w, b, spent = _solve(
-        z, squares, y, weight[:, -1:], strengths[path.best], softmax, path.best_w[:, None], path.best_b[None],
+        z, squares, y, weight[:, -1:], strengths[path.best], softmax, path.best_w[None], path.best_b[None],
         free[-1:], largest[-1:], count, _TOLERANCE,
     )  # fmt: skip
-    test_scores = ((test - centre) @ axes) @ w[:, 0] + b[0]
+    test_scores = ((test - centre) @ axes) @ w[0].T + b[0]
     return test_scores, path.best, path.losses, path.iterations + spent
 
 
@@ -232,28 +236,37 @@ def _solve(z, squares, y, weight, strength, softmax, w, b, free, largest, count,
     n, rank = z.shape
     fits, classes = b.shape
     curvature = 0.5 if softmax else 0.25
-    step_w = free / (curvature * squares[:, None, None] * largest + strength)  # [r, F, K]
+    # Coefficients are [F, K, r]: with r first, loops on CPUs take three times as long.
+    step_w = free[..., None] / (curvature * squares * largest[..., None] + strength)
     step_b = free / (curvature * count * largest)
 
     def gradient(w, b):
-        scores = (z @ w.reshape(rank, -1)).reshape(n, fits, classes) + b
+        scores = (z @ w.reshape(-1, rank).T).reshape(n, fits, classes) + b
         probability = jax.nn.softmax(scores) if softmax else jax.nn.sigmoid(scores)
         error = (probability - y[:, None, :]) * weight[:, :, None]
-        return (z.T @ error.reshape(n, -1)).reshape(rank, fits, classes) + strength * w, error.sum(0)
+        return (error.reshape(n, -1).T @ z).reshape(fits, classes, rank) + strength * w, error.sum(0)
 
     def body(carry):
         w, b, vw, vb, t, i, _ = carry
         gw, gb = gradient(vw, vb)
         new_w, new_b = vw - step_w * gw, vb - step_b * gb
         # A multi-label fit is one problem per class, a softmax fit one problem: momentum restarts for each alone.
-        uphill = (gw * (new_w - w)).sum(0) + gb * (new_b - b)
+        uphill = (gw * (new_w - w)).sum(-1) + gb * (new_b - b)
         restart = (uphill.sum(-1, keepdims=True) if softmax else uphill) > 0
         t = jnp.where(restart, 1.0, t)
         next_t = 0.5 * (1 + jnp.sqrt(1 + 4 * t * t))
         momentum = jnp.where(restart, 0.0, (t - 1) / next_t)
         size = jnp.abs(new_w - w).max() / jnp.maximum(jnp.abs(new_w).max(), 1e-3)
         size = jnp.maximum(size, 0.1 * jnp.abs(new_b - b).max())
-        return new_w, new_b, new_w + momentum * (new_w - w), new_b + momentum * (new_b - b), next_t, i + 1, size
+        return (
+            new_w,
+            new_b,
+            new_w + momentum[..., None] * (new_w - w),
+            new_b + momentum * (new_b - b),
+            next_t,
+            i + 1,
+            size,
+        )
 
     def going(carry):
         return (carry[-1] > tolerance) & (carry[-2] < _MAX_ITERATIONS)
