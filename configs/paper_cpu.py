@@ -10,7 +10,7 @@ from configs import demo
 
 # Peak rate per 256 pairs, by method. Each was tried at 6e-3, 12e-3 and 24e-3 with pretraining seed 0 and judged by the
 # probe on the validation split (experiments/results/tuning.csv); nothing else was tuned for any of them.
-LEARNING_RATES = {}
+LEARNING_RATES = {"fusionx": 24e-3}
 TRIED_RATES = (6e-3, 12e-3, 24e-3)
 
 
@@ -23,4 +23,21 @@ def get_config(options: str = ""):
     c.checkpoint_every = 500
     c.keep_checkpoints = 1
     c.label_fractions = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+    e = c.evaluate
+    e.evaluators = ("linear_probe", "knn")
+    e.bootstrap = 300
+    s = e.supervised
+    s.tasks = ("multi",)
+    s.seeds = 2
+    s.batch_size = 32
+    s.num_steps = 300
+    s.min_steps = 60
+    s.eval_every = 30
+    s.val_tiles = 300
+    s.learning_rates = (1e-3, 3e-3)
+    e.finetune.update({k: s[k] for k in ("tasks", "batch_size", "num_steps", "min_steps", "eval_every", "val_tiles")})
+    e.finetune.seeds = 1
+    e.segmentation.seeds = 1
+    e.segmentation.num_steps = 150
     return c

@@ -9,7 +9,7 @@ import json
 import os
 import urllib.parse
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,10 +45,13 @@ class Cell(NamedTuple):
 
 
 class Store:
-    """Cells of one evaluation in a folder, one file a group; a damaged file counts as absent."""
+    """Cells of one evaluation in a folder, one file a group; a damaged file counts as absent.
 
-    def __init__(self, directory: str):
-        self.directory = directory
+    `settings` is a word by evaluator for what touches its cells alone: those measured under another are measured anew.
+    """
+
+    def __init__(self, directory: str, settings: Mapping[str, str] | None = None):
+        self.directory, self._settings = directory, settings or {}
 
     def _path(self, group: Sequence[str]) -> str:
         name = "-".join(urllib.parse.quote(part, safe="+=,.() ") for part in group)
@@ -57,12 +60,13 @@ class Store:
     def read(self, group: Sequence[str]) -> dict[tuple[str, int], Cell]:
         """Cells of a group by (label, seed)."""
         path = self._path(group)
-        return _read(path) if os.path.exists(path) else {}
+        settings, found = _read(path) if os.path.exists(path) else ("", {})
+        return found if settings == self._settings.get(group[3], "") else {}
 
     def read_all(self) -> dict[tuple[str, str, str, str], dict[tuple[str, int], Cell]]:
         """All cells, by group."""
         names = sorted(os.listdir(self.directory)) if os.path.isdir(self.directory) else []
-        held = [_read(os.path.join(self.directory, name)) for name in names if name.endswith(".npz")]
+        held = [_read(os.path.join(self.directory, name))[1] for name in names if name.endswith(".npz")]
         return {next(iter(cells.values())).group: cells for cells in held if cells}
 
     def add(self, cells: Iterable[Cell]) -> None:
@@ -76,6 +80,7 @@ class Store:
         identity = ("label", "seed", "num_labels", "absent", "chosen", "protocol", "confusion")
         facts = {
             "group": cells[0].group,
+            "settings": self._settings.get(cells[0].evaluator, ""),
             "metrics": metrics,
             "cells": [{k: getattr(c, k) for k in identity} for c in known.values()],
         }
@@ -85,16 +90,16 @@ class Store:
             np.savez(f, facts=np.array(json.dumps(facts)), values=values)
 
 
-def _read(path: str) -> dict[tuple[str, int], Cell]:
+def _read(path: str) -> tuple[str, dict[tuple[str, int], Cell]]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             facts = json.loads(str(stored["facts"]))
             vectors = stored["values"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         progress.logger.warning("The cells in %s are damaged and will be measured again.", path)
-        return {}
+        return "", {}
     out = {}
     for fact, values in zip(facts["cells"], vectors):
         cell = Cell(*facts["group"], **fact, values=dict(zip(facts["metrics"], values)))
         out[cell.label, cell.seed] = cell
-    return out
+    return facts["settings"], out

@@ -97,8 +97,7 @@ def prepare_setting(workdir: str, dataset: str, overrides: list[str], judged_by:
             m = prepared.contract.modalities[name]
             preprocess.check_patch((m.height, m.width), config.model.patch_size, dataset)
     trained = {k: v for k, v in saved.config.items() if k not in ("evaluate", "label_fractions", "dataset", "method")}
-    digest = hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()[:12]
-    return Setting(config, workdir, saved, prepared, model, digest)
+    return Setting(config, workdir, saved, prepared, model, _digest(trained))
 
 
 def normaliser_for(setting: Setting) -> preprocess.Normaliser:
@@ -514,7 +513,11 @@ def check(config: ConfigDict) -> None:
 def cell_store(setting: Setting) -> cells_lib.Store:
     """Where this evaluation's cells are: a folder named after everything that touches their numbers."""
     e = config_lib.to_json(setting.config)["evaluate"]
-    free = ("evaluators", "floors", "modalities", "tasks", "single_sensor_tasks", "seeds", "zero_fill", "selection")
+    own = {"knn": "knn", "finetune": "finetune", "scratch": "supervised"}
+    own |= {"segment_linear": "segmentation", "segment_decoder": "segmentation"}
+    settings = {x: _digest({k: v for k, v in e[key].items() if k not in ("seeds", "tasks")}) for x, key in own.items()}
+    free = ("evaluators", "floors", "modalities", "tasks", "single_sensor_tasks", "seeds", "shots", "zero_fill")
+    free += ("selection", *own.values())
     identity = [
         features.contract_hash(setting.prepared),
         setting.config_hash,
@@ -522,9 +525,12 @@ def cell_store(setting: Setting) -> cells_lib.Store:
         config_lib.to_json(setting.config)["label_fractions"],
         {k: v for k, v in e.items() if k not in free},
     ]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    name = f"{setting.prepared.contract.name}-{digest}"
-    return cells_lib.Store(os.path.join(setting.workdir, "cells", name))
+    name = f"{setting.prepared.contract.name}-{_digest(identity)}"
+    return cells_lib.Store(os.path.join(setting.workdir, "cells", name), settings)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def measure(setting: Setting) -> dict[tuple[str, str, str, str], dict[tuple[str, int], cells_lib.Cell]]:
