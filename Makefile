@@ -9,13 +9,16 @@ SIMULATED := $(PREPARED)/simulated/1.0.0
 DEMO := $(RUNS)/demo
 SLOW_TIMEOUT ?= 3500
 
-.PHONY: help install demo sweep test test-slow lint format clean
+PAPER := $(RUNS)/paper_cpu
+SWEEP = $(BIN)/python -m experiments.label_sweep --config=configs/paper_cpu.py --workdir=$(PAPER) --dataset=$(SIMULATED) --jobs=2
+
+.PHONY: help install demo paper-cpu test test-slow lint format clean
 
 help:
 	@echo "make demo       install into $(VENV), simulate, pretrain, evaluate; open $(DEMO)/report.html"
 	@echo "make test       install, lint, check import layers, run the fast tests"
 	@echo "make test-slow  run the long tests: kills, several processes, the whole demo"
-	@echo "make sweep      the demo's label sweep with every floor in full"
+	@echo "make paper-cpu  the comparison of methods in experiments/results: a night on two cores; goes on where it was"
 	@echo "make lint | format | clean"
 
 install: $(READY)
@@ -33,8 +36,11 @@ demo: $(READY)
 	$(BIN)/python -m fusionx_jax evaluate --workdir=$(DEMO) --dataset=$(SIMULATED)
 	$(BIN)/python -m fusionx_jax report --workdir=$(DEMO)
 
-sweep: $(READY)
-	$(BIN)/python -m experiments.label_sweep --workdir=$(DEMO) --dataset=$(SIMULATED)
+paper-cpu: $(READY)
+	$(BIN)/python -m data.prepare simulated --out=$(PREPARED) --num_tiles=10000
+	$(SWEEP) --seeds=3 --methods="$$($(BIN)/python -m configs.paper_cpu methods)"
+	$(SWEEP) --methods="$$($(BIN)/python -m configs.paper_cpu ablations)" $$($(BIN)/python -m configs.paper_cpu ablation_settings)
+	$(BIN)/python -m fusionx_jax report --workdir=$(PAPER)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -37,6 +37,7 @@ def get_config(options: str = "") -> ConfigDict:
     c.model.patch_size = 8
     c.model.cross_attention = "both"  # "encoder", "decoder", "both" or "none"
     c.model.decoder_context = "others"  # or "all": whose tokens a modality's decoder attends to
+    c.model.contrastive = False  # of family fusionx: also contrast the sensors, each encoded alone
     c.model.dtype = "float32"  # "bfloat16" on accelerators
 
     c.augment = ConfigDict()
@@ -46,7 +47,7 @@ def get_config(options: str = "") -> ConfigDict:
     # Each sensor its own random view, for contrastive methods: off while least_area is 1.
     c.augment.views = ConfigDict({"least_area": 1.0, "gain": 0.2, "noise": 0.1})
 
-    c.contrast = ConfigDict({"weight": 1.0, "temperature": 0.07})  # InfoNCE, of the families that have it
+    c.contrast = ConfigDict({"weight": 1.0, "temperature": 0.07})  # InfoNCE, where the network has it
 
     # MAE's recipe (arXiv 2111.06377, table 8): AdamW, b2 .95, decay .05, base rate 1.5e-4 per 256 examples.
     c.optimizer = ConfigDict()

@@ -10,8 +10,39 @@ from configs import demo
 
 # Peak rate per 256 pairs, by method. Each was tried at 6e-3, 12e-3 and 24e-3 with pretraining seed 0 and judged by the
 # probe on the validation split (experiments/results/tuning.csv); nothing else was tuned for any of them.
-LEARNING_RATES = {"fusionx": 24e-3}
-TRIED_RATES = (6e-3, 12e-3, 24e-3)
+LEARNING_RATES = {
+    "fusionx": 24e-3,
+    "mae_s1": 24e-3,
+    "mae_s2": 24e-3,
+    "stacked_mae": 12e-3,
+    "multimae": 24e-3,
+    "croma": 12e-3,
+    "contrastive": 12e-3,
+}
+
+METHODS = (
+    "fusionx", "multimae", "croma", "stacked_mae", "mae_s1", "mae_s2", "contrastive", "untrained", "supervised_vit",
+    "supervised_resnet",
+)  # fmt: skip
+# Masking, where the cross-attention is, mask ratio, what the decoder reads, target.
+ABLATIONS = (
+    "fusionx/masking=consistent",
+    "fusionx/masking=complementary",
+    "fusionx/masking=dirichlet",
+    "fusionx/masking=block",
+    "fusionx/masking=modality_drop",
+    *(f"fusionx/model.cross_attention={where}{m}" for where in ("none", "encoder", "decoder")
+      for m in ("", "/masking=consistent")),
+    "fusionx/mask_ratio=0.6",
+    "fusionx/mask_ratio=0.9",
+    "fusionx/model.decoder_context=all",
+    "fusionx/target=raw",
+)  # fmt: skip
+ABLATION_SETTINGS = (
+    "--config.evaluate.modalities=('s1+s2',)",
+    "--config.evaluate.tasks=('multi',)",
+    "--config.evaluate.evaluators=('linear_probe',)",
+)
 
 
 def get_config(options: str = ""):
@@ -41,3 +72,10 @@ def get_config(options: str = ""):
     e.segmentation.seeds = 1
     e.segmentation.num_steps = 150
     return c
+
+
+if __name__ == "__main__":  # for the Makefile
+    import sys
+
+    lists = {"methods": METHODS, "ablations": ABLATIONS}
+    print(" ".join(ABLATION_SETTINGS) if sys.argv[1] == "ablation_settings" else ",".join(lists[sys.argv[1]]))

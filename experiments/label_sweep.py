@@ -45,9 +45,12 @@ def load(base: str, method: str, overrides: Sequence[str]) -> ConfigDict:
         known = sorted(f[:-3] for f in os.listdir(os.path.dirname(path)) if f.endswith(".py") and f[0] != "_")
         raise InputError(f"There is no method {name!r}; configs/methods/ has {', '.join(known)}.")
     c = config_lib.load_file(f"{path}:{stem}")
+    never_trained = not c.num_steps
     c = config_lib.override(c, [f"--config.{change}" for change in changes])
     c = config_lib.override(c, overrides)
     with c.unlocked():
+        if never_trained:  # the command line's number of steps is for those that are
+            c.num_steps = 0
         c.method = method
         # The floors are methods of the sweep; band statistics need no network and go with the untrained one.
         c.evaluate.floors = ("band_statistics",) if name == "untrained" else ()

@@ -38,7 +38,7 @@ def _tensorflow():
 
 
 def host_batches(
-    prepared: tiles.PreparedSet | tiles.Mixture,
+    prepared: tiles.Readable,
     split: str,
     features: Sequence[str],
     *,
@@ -114,7 +114,7 @@ class DeviceBatches:
         return current
 
 
-def write_tfrecord(prepared: tiles.PreparedSet, split: str, features: Sequence[str], path: str) -> None:
+def write_tfrecord(prepared: tiles.Readable, split: str, features: Sequence[str], path: str) -> None:
     """A split as one TFRecord file: the form that most projects read, for `fusionx bench input` to compare with."""
     tf = _tensorflow()
     size = prepared.size(split)
@@ -128,7 +128,7 @@ def write_tfrecord(prepared: tiles.PreparedSet, split: str, features: Sequence[s
 
 
 def tfrecord_batches(
-    path: str, prepared: tiles.PreparedSet, features: Sequence[str], batch_size: int, passes: int = 1
+    path: str, prepared: tiles.Readable, features: Sequence[str], batch_size: int, passes: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
     """What most projects do: a file read in order, a shuffle buffer of 1000, parsing and decoding in parallel."""
     tf = _tensorflow()

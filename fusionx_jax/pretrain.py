@@ -203,12 +203,14 @@ def run(config: ConfigDict, workdir: str) -> int:
     """
     if not config.dataset:
         raise InputError("No data set is given; set --config.dataset=DIR to a directory that data.prepare printed.")
-    prepared = tiles.open_sets(config.dataset, config.dataset_weights)
+    prepared = tiles.open_sets(config.dataset, config.dataset_weights, dict(config.get("band_groups", {})))
     prepared.size("train")
     contract, start_from = run_contract(config, prepared.contract)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch(config.batch_size, mesh)
     model = build.make_model(config, contract.modalities)
+    if config.num_steps and build.family(config) == "resnet":
+        raise InputError("model.family 'resnet' is trained on labels only; set num_steps to 0 and fine-tune it.")
     for name in config.modalities:
         m = contract.modalities[name]
         side = config.augment.crop or min(m.height, m.width)

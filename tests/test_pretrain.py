@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,6 +177,37 @@ def test_tiles_that_are_no_multiple_of_the_patch_are_padded_and_trained_on(tiny_
     tiny_config.num_steps = 2
     assert pretrain.run(tiny_config, str(tmp_path)) == 0
     assert np.isfinite(float(_rows(tmp_path)[-1]["loss"]))
+
+
+def test_groups_of_bands_train_and_are_judged_with_one_left_out(simulated, tmp_path):
+    from fusionx_jax.evaluate import features, run
+
+    c = config.override(
+        config.load_file(str(ROOT / "configs/methods/fusionx_bands.py:demo")),
+        [*TINY, f"--config.dataset={simulated}", "--config.num_steps=2"],
+    )
+    assert pretrain.run(c, str(tmp_path)) == 0
+    setting = run.prepare_setting(str(tmp_path), simulated, [])
+    encoder = run.encoders(setting)["fusionx_bands"]
+    pools = features.extract(encoder, setting.prepared, "val", ["s1", "s2_10m", "s2_60m"], 20)
+    assert {k for k in pools if k.endswith("_mean")} == {"s1_mean", "s2_10m_mean", "s2_60m_mean"}
+
+
+def test_a_mask_schedule_changes_the_ratio_at_its_step_and_resumes(tiny_config, tmp_path):
+    tiny_config.mask_schedule = ((3, 0.5),)
+    assert config.stages(tiny_config) == [0, 3]
+    assert config.mask_ratios(tiny_config, 2)["s1"] == 0.8
+    assert config.mask_ratios(tiny_config, 3)["s1"] == 0.5
+    assert pretrain.run(tiny_config, str(tmp_path / "whole")) == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "6")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "4", ignore_errors=True)
+    assert pretrain.run(tiny_config, str(tmp_path / "cut")) == 0
+    whole, cut = (_params(tmp_path / w, tiny_config)[1] for w in ("whole", "cut"))
+    jax.tree.map(np.testing.assert_array_equal, whole, cut)
+    tiny_config.mask_schedule = ((0.5, 3),)
+    with pytest.raises(InputError, match="steps rising"):
+        pretrain.run(tiny_config, str(tmp_path / "w"))
 
 
 @pytest.mark.parametrize(

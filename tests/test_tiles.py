@@ -243,3 +243,19 @@ def test_records_unlike_the_first_are_read_all_the_same(tmp_path):
         read = prepared.read("train", order, ["s2", "s1"])
         for key, values in expected.items():
             assert (read[key] == np.stack([values[i] for i in order])).all()
+
+
+def test_groups_of_bands_are_modalities_with_their_own_bands_and_statistics(simulated):
+    plain = tiles.PreparedSet(simulated)
+    grouped = tiles.open_sets(simulated, (), {"red": ("s2", "B04", "B05"), "vh": ("s1", "VH")})
+    own, red = plain.contract.modalities["s2"], grouped.contract.modalities["red"]
+    place = [own.bands.index(b) for b in ("B04", "B05")]
+    assert red.mean == tuple(own.mean[i] for i in place)
+    batch = grouped.read("val", [3, 1], ["red", "s1", "id"])
+    whole = plain.read("val", [3, 1], ["s2", "s1", "id"])
+    assert (batch["red"] == whole["s2"][..., place]).all()
+    assert (batch["s1"] == whole["s1"]).all()
+    assert batch["id"].tolist() == whole["id"].tolist()
+    for wrong in ({"s1": ("s2", "B04")}, {"x": ("s3", "B04")}, {"x": ("s2", "B99")}, {"x": ("s2",)}):
+        with pytest.raises(InputError, match="band_groups gives"):
+            tiles.open_sets(simulated, (), wrong)

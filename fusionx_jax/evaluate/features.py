@@ -105,7 +105,7 @@ def assemble(pools: Mapping[str, Array | np.ndarray], pooling: str) -> Float[Arr
 
 def extract(
     encoder: Encoder,
-    prepared: tiles.PreparedSet,
+    prepared: tiles.Readable,
     split: str,
     modalities: Sequence[str],
     batch_size: int,
@@ -147,12 +147,12 @@ def extract(
     return out
 
 
-def contract_hash(prepared: tiles.PreparedSet) -> str:
+def contract_hash(prepared: tiles.Readable) -> str:
     return hashlib.sha256(prepared.contract.to_json().encode()).hexdigest()[:16]
 
 
 def band_statistics(
-    prepared: tiles.PreparedSet, split: str, modalities: Sequence[str], batch_size: int = 512
+    prepared: tiles.Readable, split: str, modalities: Sequence[str], batch_size: int = 512
 ) -> Float[np.ndarray, "examples dim"]:
     """Mean and deviation of every band over each tile's valid pixels, in standardised units: the simplest features."""
     size = prepared.size(split)

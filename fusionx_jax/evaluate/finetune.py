@@ -137,7 +137,7 @@ def rate_scales(params: Any, layer_decay: float, unfreeze: int) -> Any:
 
 def train(
     network: Network,
-    prepared: tiles.PreparedSet,
+    prepared: tiles.Readable,
     task: Task,
     subset: np.ndarray,
     settings: ConfigDict,

@@ -1,9 +1,11 @@
 """The probe sweep of a label-ratio study against the same grid in scikit-learn, on every core of the machine.
 
 Both fit every label fraction, seed and ridge strength, choose each cell's strength by log-loss on a selection split and
-score a test split. scikit-learn gets what makes it fastest here: float32, one process a core with one BLAS thread each,
-a running pool, the longest tasks first, and each fit started from the one before along the strengths (a half faster
-than from zero). JAX and scikit-learn are imported before the clock starts.
+score a test split. scikit-learn runs twice: as it is usually called (its defaults: float64, every fit from zero), and
+with what makes it fastest here (float32, each fit started from the one before along the strengths). Both times it has
+one process a core with one BLAS thread each, a running pool and the longest tasks first. JAX and scikit-learn are
+imported before the clock starts. Compilation is counted apart: a sweep compiles once and judges every method with the
+same programs.
 """
 
 import time
@@ -83,8 +85,10 @@ def run(kind: str, examples: int, features: int, seeds: int) -> dict[str, Any]:
     cold, scores, chosen = ours()
     warm = [ours()[0]]
     progress.logger.info("Ours: %.1f s with compilation, %.1f s without.", cold, warm[0])
-    theirs = _scikit_learn(problem, members, kind)
+    theirs = _scikit_learn(problem, members, kind, tuned=True)
     warm.append(ours()[0])  # both sides of scikit-learn's turn: machines are shared
+    usual = _scikit_learn(problem, members, kind, tuned=False)
+    warm.append(ours()[0])
 
     weights = np.ones((len(problem.test.y), 1), np.int64)
 
@@ -95,24 +99,26 @@ def run(kind: str, examples: int, features: int, seeds: int) -> dict[str, Any]:
             found = metrics.single_label(values.astype(np.float64), problem.test.y.argmax(1), weights)
         return {name: 100 * float(value[0]) for name, value in found.items()}
 
-    pairs = {cell: (judge(scores[cell]), judge(theirs.scores[cell])) for cell in scores}
+    pairs = {cell: (judge(scores[cell]), judge(usual.scores[cell])) for cell in scores}
     names = metrics.MULTI if kind == "multi" else metrics.SINGLE
     difference = {name: max(abs(a[name] - b[name]) for a, b in pairs.values()) for name in names}
     after = float(np.mean(warm))
     return {
-        "speedup": theirs.seconds / cold,  # compilation is ours to pay
-        "speedup_after_compilation": theirs.seconds / after,
-        "speedup_after_compilation_if_both_stop_early": theirs.seconds * theirs.share_before_worse / after,
+        "speedup": usual.seconds / after,
+        "speedup_with_compilation": usual.seconds / cold,
+        "speedup_over_tuned": theirs.seconds / after,
+        "speedup_over_tuned_if_both_stop_early": theirs.seconds * theirs.share_before_worse / after,
         "max_metric_difference": difference[names[0]],
         "metric": names[0],
         "max_difference_by_metric": difference,
-        "same_strength_chosen": float(np.mean([chosen[c] == theirs.chosen[c] for c in chosen])),
+        "same_strength_chosen": float(np.mean([chosen[c] == usual.chosen[c] for c in chosen])),
         "metric_by_fraction": {
             f"{f:g}": float(np.mean([a[names[0]] for (g, _), (a, _) in pairs.items() if g == f])) for f in FRACTIONS
         },
-        "our_s": cold,
-        "our_s_after_compilation": after,
-        "sklearn_s": theirs.seconds,
+        "our_s": after,
+        "our_s_with_compilation": cold,
+        "sklearn_s": usual.seconds,
+        "sklearn_tuned_s": theirs.seconds,
         "cores": joblib.cpu_count(),
         "device": str(jax.local_devices()[0].device_kind),
         "kind": kind,
@@ -140,7 +146,7 @@ class _Theirs(NamedTuple):
     share_before_worse: float
 
 
-def _scikit_learn(problem: Problem, members: dict[float, np.ndarray], kind: str) -> _Theirs:
+def _scikit_learn(problem: Problem, members: dict[float, np.ndarray], kind: str, tuned: bool) -> _Theirs:
     import joblib
 
     cells = [(f, seed) for f in sorted(members, reverse=True) for seed in range(len(members[f]))]
@@ -149,12 +155,13 @@ def _scikit_learn(problem: Problem, members: dict[float, np.ndarray], kind: str)
     every_core = joblib.parallel_config("loky", n_jobs=-1, inner_max_num_threads=1)
     with every_core, joblib.Parallel(return_as="generator") as pool:
         few = Split(problem.train.x[:200], problem.train.y[:200])
-        list(pool(joblib.delayed(_path)(few, np.arange(200), k, few) for k in classes))  # the workers are up
+        list(pool(joblib.delayed(_path)(few, np.arange(200), k, few, tuned) for k in classes))  # the workers are up
         started = time.perf_counter()
-        with progress.Progress(len(tasks), "scikit-learn", "path") as bar:
+        with progress.Progress(len(tasks), f"scikit-learn, {'tuned' if tuned else 'as usual'}", "path") as bar:
             found = {}
             paths = (
-                joblib.delayed(_path)(problem.train, members[f][seed], k, problem.selection) for (f, seed), k in tasks
+                joblib.delayed(_path)(problem.train, members[f][seed], k, problem.selection, tuned)
+                for (f, seed), k in tasks
             )
             for task, path in zip(tasks, pool(paths)):
                 found[task] = path
@@ -185,11 +192,11 @@ class _Path(NamedTuple):
     seconds: Float[np.ndarray, "strengths"]
 
 
-def _path(train: Split, rows: np.ndarray, label: int | None, selection: Split) -> _Path:
+def _path(train: Split, rows: np.ndarray, label: int | None, selection: Split, tuned: bool) -> _Path:
     """One binary problem (`label`), or one softmax (None), from the strongest penalty to the weakest."""
     from sklearn.linear_model import LogisticRegression
 
-    x = train.x[rows]
+    x = train.x[rows].astype(np.float32 if tuned else np.float64)
     y = train.y[rows].argmax(1) if label is None else train.y[rows, label]
     size = _CLASSES if label is None else 1
     models = np.zeros((len(STRENGTHS), x.shape[1] + 1, size), np.float32)
@@ -198,7 +205,7 @@ def _path(train: Split, rows: np.ndarray, label: int | None, selection: Split) -
     if label is None:  # beside intercepts that sum to zero; ours keep the sum of the log shares
         models[:, -1] = _ABSENT_LOGIT - np.log(named / len(y)).mean()
     if len(present) > 1:
-        model = LogisticRegression(solver="lbfgs", max_iter=_MAX_ITERATIONS, warm_start=True)
+        model = LogisticRegression(solver="lbfgs", max_iter=_MAX_ITERATIONS, warm_start=tuned)
         columns = present if label is None else [0]
         for i in reversed(range(len(STRENGTHS))):
             began = time.perf_counter()

@@ -36,7 +36,7 @@ class Setting(NamedTuple):
     config: ConfigDict
     workdir: str
     saved: checkpoint.Saved
-    prepared: tiles.PreparedSet
+    prepared: tiles.Readable
     model: Any
     config_hash: str
 
@@ -71,7 +71,7 @@ def prepare_setting(workdir: str, dataset: str, overrides: list[str], judged_by:
     if judged_by is not None:
         config.update({k: judged_by[k] for k in ("evaluate", "label_fractions", "method")})
     config = config_lib.override(config, overrides)
-    prepared = tiles.PreparedSet(dataset)
+    prepared = tiles.open_sets(dataset, (), dict(config.get("band_groups", {})))
     if config.evaluate.score_split not in prepared.contract.splits:
         raise InputError(
             f"evaluate.score_split is {config.evaluate.score_split!r}; {dataset} has "
@@ -178,7 +178,7 @@ def read_labels(setting: Setting) -> list[Labels]:
     return out
 
 
-def _read_columns(prepared: tiles.PreparedSet, scored: str, names: list[str]) -> dict[str, dict[str, np.ndarray]]:
+def _read_columns(prepared: tiles.Readable, scored: str, names: list[str]) -> dict[str, dict[str, np.ndarray]]:
     """Small features of every tile, by split with tiles; one pass over the records."""
     splits = {s: n for s, n in prepared.contract.splits.items() if n}
     prepared.size("train"), prepared.size(scored)  # both are needed: refused here if they are empty

@@ -63,7 +63,7 @@ class Trainer:
     def __init__(
         self,
         encoder: features_lib.Encoder,
-        prepared: tiles.PreparedSet,
+        prepared: tiles.Readable,
         feature: str,
         modalities: Sequence[str],
         classes: int,
@@ -142,7 +142,7 @@ class Trainer:
         return np.stack(out)
 
 
-def present(prepared: tiles.PreparedSet, split: str, feature: str, classes: int) -> np.ndarray:
+def present(prepared: tiles.Readable, split: str, feature: str, classes: int) -> np.ndarray:
     """Which classes each tile of a split holds, for stratified subsets."""
     size = prepared.size(split)
     parts = []

@@ -89,24 +89,10 @@ class _SensorEncoder(nn.Module):
         return nn.LayerNorm(dtype=dtype, name="norm")(blocks(tokens, seen.ok))
 
 
-class _Projector(nn.Module):
-    """From pooled tokens to the space where sensors are contrasted."""
-
-    features: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, pooled: Float[Array, "batch dim"]) -> Float[Array, "batch features"]:
-        dtype = jnp.dtype(self.dtype)
-        normed = nn.LayerNorm(dtype=dtype, name="norm")(pooled)
-        hidden = nn.gelu(layers.linear(normed, pooled.shape[-1], "up", dtype), approximate=True)
-        return layers.linear(hidden, self.features, "down", dtype).astype(jnp.float32)
-
-
 def _project(module: nn.Module, tokens: layers.Tokens, names) -> dict[str, Array]:
-    size, dtype = module.config.size, module.config.dtype
+    size, dtype = module.config.size, jnp.dtype(module.config.dtype)
     return {
-        n: _Projector(size.width, dtype, name=f"project_{n}")(layers.average(tokens.groups[n], tokens.ok[n]))
+        n: layers.Projector(size.width, dtype, name=f"project_{n}")(layers.average(tokens.groups[n], tokens.ok[n]))
         for n in names
     }
 

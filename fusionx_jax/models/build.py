@@ -32,6 +32,11 @@ def family(config: ConfigDict) -> str:
     return config.model.get("family", "fusionx")
 
 
+def reconstructs(config: ConfigDict) -> bool:
+    """Whether the network predicts pixels."""
+    return family(config) in ("fusionx", "stacked", "croma")
+
+
 def make_model(config: ConfigDict, data: Mapping[str, ModalityContract]) -> Any:
     """The network `config.model` describes for the bands of `data`.
 
@@ -65,6 +70,7 @@ def make_model(config: ConfigDict, data: Mapping[str, ModalityContract]) -> Any:
             target=config.target,
             dtype=model.dtype,
             decoder_context=model.get("decoder_context", "others"),
+            contrastive=model.get("contrastive", False),
             drop_path=model.get("drop_path", 0.0),
         )
     )

@@ -6,10 +6,13 @@ MLP: early fusion); a class token joins and standard blocks run over the joint s
 sequence is filled up with mask tokens, attends to the other modalities' encoded tokens (feature-level fusion), passes
 a light transformer and a linear head that predicts the patch's pixels.
 
-Differences from the paper: the decoder's cross-attention reads the others' *visible* tokens rather than their
-filled-up sequence (mask tokens carry a position and nothing else), and any number of modalities runs through the same
-code. A modality that is absent is left out of the sequence; with none other present the cross-attention term is left
-out too.
+With `contrastive` the encoder also sees every modality alone, as when the others are missing, and InfoNCE (CROMA, arXiv
+2311.00566) draws the embeddings of one tile together: reconstruction alone asks little of a tile's summary.
+
+Differences from the paper: that contrastive term; the decoder's cross-attention reads the others' *visible* tokens
+rather than their filled-up sequence (mask tokens carry a position and nothing else), and any number of modalities runs
+through the same code. A modality that is absent is left out of the sequence; with none other present the cross-attention
+term is left out too.
 """
 
 import dataclasses
@@ -58,6 +61,7 @@ class FusionXConfig:
     """What a network is. `channels` is bands by modality, in the order tokens are concatenated.
 
     `decoder_context` says whose encoded tokens a modality's decoder attends to: the other modalities', or all.
+    `contrastive`: each modality's visible patches are also encoded alone and embedded, to be contrasted.
     """
 
     channels: tuple[tuple[str, int], ...]
@@ -68,6 +72,7 @@ class FusionXConfig:
     dtype: str = "float32"
     decoder_context: str = "others"
     drop_path: float = 0.0
+    contrastive: bool = False
 
     def __post_init__(self):
         if self.cross_attention not in CROSS_ATTENTION:
@@ -220,6 +225,9 @@ class FusionX(nn.Module):
     def setup(self):
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
+        if self.config.contrastive:
+            width, dtype = self.config.size.width, jnp.dtype(self.config.dtype)
+            self.projectors = {n: layers.Projector(width, dtype, name=f"project_{n}") for n in self.config.names}
 
     def __call__(
         self,
@@ -231,7 +239,12 @@ class FusionX(nn.Module):
         tokens = self.encode(images, {n: masks[n] for n in images})
         grids = {n: layers.grid(images[n] if n in images else next(iter(images.values())), p) for n in masks}
         positions = {n: layers.sincos_positions(*g, self.config.size.decoder_width) for n, g in grids.items()}
-        return layers.Output(self.decoder(tokens.groups, masks, positions, self.config.outputs), {})
+        embedded = {}
+        if self.config.contrastive and len(images) > 1:
+            for n in images:
+                alone = self.encode({n: images[n]}, {n: masks[n]})
+                embedded[n] = self.projectors[n](layers.average(alone.groups[n], alone.ok[n]))
+        return layers.Output(self.decoder(tokens.groups, masks, positions, self.config.outputs), embedded)
 
     def encode(
         self,

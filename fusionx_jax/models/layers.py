@@ -277,6 +277,19 @@ class Blocks(nn.Module):
         return blocks(x, ok, context, context_ok)[0]
 
 
+class Projector(nn.Module):
+    """From pooled tokens to the space where sensors are contrasted."""
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, pooled: Float[Array, "batch dim"]) -> Float[Array, "batch features"]:
+        normed = nn.LayerNorm(dtype=self.dtype, name="norm")(pooled)
+        hidden = nn.gelu(linear(normed, pooled.shape[-1], "up", self.dtype), approximate=True)
+        return linear(hidden, self.features, "down", self.dtype).astype(jnp.float32)
+
+
 class Embed(nn.Module):
     """Linear patch embedding of one modality, with its positions and a token that says which modality it is."""
 

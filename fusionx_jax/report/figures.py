@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,34 +15,38 @@ from fusionx_jax.models import layers
 from fusionx_jax.report import style
 
 
-def label_efficiency(rows: Sequence[results.Row], metric: str, directory: str, name: str) -> str:
+def label_efficiency(
+    rows: Sequence[results.Row], metric: str, directory: str, name: str, panels: Sequence[str] | None = None
+) -> str:
     """Metric against label fraction, one panel per set of modalities shown, 95 % intervals as bands."""
     plt = style.pyplot()
-    chosen = [r for r in rows if r.metric == metric and r.seed == results.ALL_SEEDS]
-    panels = sorted({r.modalities for r in chosen}, key=lambda m: (-m.count("+"), m))
+    chosen = [r for r in rows if r.metric == metric and r.seed == results.ALL_SEEDS and not r.label.endswith("shot")]
+    panels = panels or sorted({r.modalities for r in chosen}, key=lambda m: (-m.count("+"), m))
+    chosen = [r for r in chosen if r.modalities in panels]
+    lines = style.lines_of(chosen)
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(max(7.0, 4.6 + 2.9 * (len(panels) - 1)), 3.6), sharey=True, squeeze=False,
-        width_ratios=[1.5] + [1] * (len(panels) - 1),
+        1, len(panels), figsize=(max(7.0, 4.6 + 2.9 * (len(panels) - 1)), 3.4 + 0.12 * len(lines)), sharey=True,
+        squeeze=False, width_ratios=[1.5] + [1] * (len(panels) - 1),
     )  # fmt: skip
-    simulated = any(r.simulated for r in chosen)
+    handles: dict[str, Any] = {}
     for axis, panel in zip(axes[0], panels):
-        for method in [m for m in style.METHOD_NAMES if any(r.method == m for r in chosen)]:
-            for i, protocol in enumerate(_protocols(chosen, method, panel)):
-                line = sorted(
-                    (r for r in chosen if (r.method, r.modalities, _family(r)) == (method, panel, protocol)),
-                    key=lambda r: r.label_fraction,
-                )
-                x = np.array([100 * r.label_fraction for r in line])
-                y = np.array([r.value for r in line])
-                label = style.METHOD_NAMES[method] + (f" ({protocol})" if i else "")
-                colour = style.METHOD_COLOURS[method]
-                axis.plot(
-                    x, y, marker=style.METHOD_MARKERS[method], markersize=4, color=colour, label=label, lw=1.6,
-                    ls="--" if i else "-",
-                )  # fmt: skip
-                axis.fill_between(
-                    x, [r.ci_low for r in line], [r.ci_high for r in line], color=colour, alpha=0.18, lw=0
-                )
+        for method, evaluator in lines:
+            line = sorted(
+                (r for r in chosen if (r.method, r.modalities, r.evaluator) == (method, panel, evaluator)),
+                key=lambda r: r.label_fraction,
+            )
+            if not line:
+                continue
+            x = np.array([100 * r.label_fraction for r in line])
+            drawn = style.look(method)
+            own = method == "fusionx"
+            handles[style.line_name(method, evaluator)] = axis.plot(
+                x, [r.value for r in line], marker=drawn.marker, markersize=5 if own else 4, color=drawn.colour,
+                lw=2.2 if own else 1.3, ls=style.EVALUATOR_LINES.get(evaluator, "-."), zorder=3 if own else 2,
+            )[0]  # fmt: skip
+            axis.fill_between(
+                x, [r.ci_low for r in line], [r.ci_high for r in line], color=drawn.colour, alpha=0.15, lw=0
+            )
         axis.set_xscale("log")
         ticks = sorted({100 * r.label_fraction for r in chosen})
         axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
@@ -49,19 +54,11 @@ def label_efficiency(rows: Sequence[results.Row], metric: str, directory: str, n
         axis.set_xlabel("labels used (%)")
         axis.set_title(panel.replace("+", " + ").upper())
     axes[0][0].set_ylabel(style.METRIC_NAMES.get(metric, metric))
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 if len(panels) == 1 else 3)
     sets = ", ".join(sorted({r.dataset for r in chosen}))
-    figure.suptitle(f"{sets}{' (simulated data)' if simulated else ''}: value of few labels, 95 % intervals")
+    simulated = " (simulated data)" if any(r.simulated for r in chosen) else ""
+    figure.suptitle(f"{sets}{simulated}: value of few labels, 95 % intervals")
     return style.save(figure, directory, name)
-
-
-def _family(row: results.Row) -> str:
-    """What distinguishes protocols of one method: how the strength was chosen (steps vary with the labels)."""
-    return "validation-selected" if "strength by validation" in row.protocol else "cv-selected"
-
-
-def _protocols(rows, method, panel) -> list[str]:
-    return sorted({_family(r) for r in rows if (r.method, r.modalities) == (method, panel)})
 
 
 def loss_curves(path: str, directory: str, simulated: bool) -> str | None:
@@ -96,7 +93,7 @@ def reconstructions(
     model,
     params,
     normaliser: preprocess.Normaliser,
-    prepared: tiles.PreparedSet,
+    prepared: tiles.Readable,
     weights_contract: Mapping[str, contract_lib.ModalityContract],
     strategy: str,
     ratios: Mapping[str, float],
@@ -150,12 +147,7 @@ def reconstructions(
                 drawn = np.where(cover, 0.82, drawn)
             for row in range(count):
                 axis = axes[row][3 * j + kind]
-                axis.imshow(drawn[row], interpolation="nearest")
-                axis.set_xticks([])
-                axis.set_yticks([])
-                axis.grid(False)
-                for spine in axis.spines.values():
-                    spine.set_visible(False)
+                _show(axis, drawn[row])
                 if row == 0:
                     composite = m.composites()[0].name if m.composites() else "first bands"
                     title = ("true", "masked", "rebuilt")[kind]
@@ -166,3 +158,124 @@ def reconstructions(
         f"{prepared.contract.name}{simulated}, {split} split; {strategy} masking, hidden: {shown}", fontsize=9
     )
     return style.save(figure, directory, "reconstructions")
+
+
+def _show(axis, picture: np.ndarray) -> None:
+    """A picture without the furniture of a plot."""
+    axis.imshow(picture, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.grid(False)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def cross_predictions(
+    model,
+    params,
+    normaliser: preprocess.Normaliser,
+    prepared: tiles.Readable,
+    weights_contract: Mapping[str, contract_lib.ModalityContract],
+    directory: str,
+    count: int = 5,
+) -> str | None:
+    """Each sensor drawn from the others alone, all of whose patches are shown; None for a target without levels."""
+    if model.config.target == "normalised":
+        return None
+    plt = style.pyplot()
+    names = list(model.config.names)
+    split = "test" if prepared.contract.splits.get("test") else "train"
+    index = tiles.spread(prepared.size(split), count)
+    wire = prepared.read(split, index, names)
+    p = model.config.patch_size
+
+    @jax.jit
+    def predict(params, wire):
+        images, _ = normaliser(preprocess.pad_to_multiple(wire, p, normaliser.nodata))
+        patches = {n: layers.patchify(x, p) for n, x in images.items()}
+        everything = {
+            n: masking.Mask(
+                jax.numpy.broadcast_to(jax.numpy.arange(x.shape[1]), x.shape[:2]),
+                jax.numpy.zeros((len(x), 0), int), None,
+            )
+            for n, x in patches.items()
+        }  # fmt: skip
+        out = {}
+        for name in names:
+            others = {n: x for n, x in images.items() if n != name}
+            predicted = model.apply({"params": params}, others, everything).predicted[name]
+            out[name] = losses.undo_normalisation(predicted, patches[name], model.config.target)
+        return patches, out
+
+    patches, predicted = predict(params, wire)
+    figure, axes = plt.subplots(
+        len(index), 2 * len(names), figsize=(1.7 * 2 * len(names), 1.6 * len(index) + 0.4), squeeze=False
+    )
+    for j, name in enumerate(names):
+        m = weights_contract[name]
+        height, width = (math.ceil(s / p) * p for s in wire[name].shape[1:3])
+        others = " + ".join(n for n in names if n != name)
+        for kind, content in enumerate((patches[name], predicted[name])):
+            image = np.asarray(layers.unpatchify(np.asarray(content), p, height, width))
+            drawn = modalities.compose(np.asarray(normaliser.undo(name, image)), m.bands, m.composites())
+            for row in range(len(index)):
+                _show(axes[row][2 * j + kind], drawn[row])
+                if row == 0:
+                    axes[row][2 * j + kind].set_title(
+                        f"{name}, true" if kind == 0 else f"{name} from {others}", fontsize=8
+                    )
+    figure.suptitle(f"{prepared.contract.title}, {split} split: each sensor predicted from the other", fontsize=9)
+    return style.save(figure, directory, "cross_predictions")
+
+
+def embedding(
+    points: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str], title: str, directory: str
+) -> str:
+    """t-SNE of each method's features [N, D], one panel a method, coloured by class.
+
+    "Visualizing Data using t-SNE" (JMLR 2008), as in scikit-learn with a fixed seed and a start from principal axes.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    plt = style.pyplot()
+    figure, axes = plt.subplots(1, len(points), figsize=(4.2 * len(points), 4.6), squeeze=False)
+    colours = plt.get_cmap("tab20")
+    for axis, (method, x) in zip(axes[0], points.items()):
+        x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
+        x = PCA(min(30, *x.shape), random_state=0).fit_transform(x)
+        flat = TSNE(random_state=0, init="pca", perplexity=min(30, max(2, len(x) // 4))).fit_transform(x)
+        for k, name in enumerate(classes):
+            own = labels == k
+            if own.any():
+                axis.scatter(*flat[own].T, s=5, color=colours(k % 20), label=name.replace("_", " "), lw=0)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.grid(False)
+        axis.set_title(style.look(method).name)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=6, markerscale=2.5)
+    figure.suptitle(title)
+    return style.save(figure, directory, "embedding")
+
+
+def confusion(counts: Mapping[str, np.ndarray], classes: Sequence[str], title: str, directory: str) -> str:
+    """Confusion matrices of methods, each true class (row) as shares of its tiles."""
+    plt = style.pyplot()
+    size = 1.6 + 0.27 * len(classes)
+    figure, axes = plt.subplots(1, len(counts), figsize=(size * len(counts) + 0.8, size + 0.7), squeeze=False)
+    names = [c.replace("_", " ") for c in classes]
+    for axis, (method, matrix) in zip(axes[0], counts.items()):
+        share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        drawn = axis.imshow(share, vmin=0, vmax=1, cmap="Blues")
+        axis.grid(False)
+        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        axis.set_yticks(range(len(names)), names if axis is axes[0][0] else [], fontsize=7)
+        axis.set_title(style.look(method).name, fontsize=9)
+        axis.set_xlabel("called")
+        for i, j in zip(*np.nonzero(share >= 0.05)):
+            colour = "white" if share[i, j] > 0.6 else "black"
+            axis.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=5.5, color=colour)
+    axes[0][0].set_ylabel("true")
+    figure.colorbar(drawn, ax=axes[0].tolist(), shrink=0.7, label="share of the true class")
+    figure.suptitle(title)
+    return style.save(figure, directory, "confusion")

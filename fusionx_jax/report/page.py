@@ -12,29 +12,31 @@ import jax
 from fusionx_jax import checkpoint, preprocess, progress, tiles
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import InputError
-from fusionx_jax.evaluate import results
+from fusionx_jax.evaluate import compare as compare_lib
+from fusionx_jax.evaluate import results, run
 from fusionx_jax.models import build
 from fusionx_jax.report import figures, style, survey_page
 
 FEW_TEST_TILES = 500  # below this the page says that it carries no claim
 _SPLITS = ("train", "val", "test")
-_TASK_NAMES = {"multi": "several classes a tile", "single": "one class a tile"}
-_MAIN_METRIC = {"multi": "macro_map", "single": "top1"}
+TASK_NAMES = {"multi": "several classes a tile", "single": "one class a tile", "pixel": "a class for every pixel"}
 
 
 def compare(rows: Sequence[results.Row], metric: str) -> list[str]:
-    """Sentences on FusionX-Net against each floor: where it leads, ties (intervals overlap) or trails."""
-    chosen = [r for r in rows if r.metric == metric and r.seed == results.ALL_SEEDS and _is_cv(r)]
-    own = {(r.modalities, r.label_fraction): r for r in chosen if r.method == "fusionx"}
-    shown = max((m for m, _ in own), key=lambda m: m.count("+"), default=None)
+    """Sentences on FusionX-Net against each other method: where it leads, ties (intervals overlap) or trails."""
+    chosen = [r for r in rows if r.metric == metric and r.seed == results.ALL_SEEDS]
+    own = {(r.evaluator, r.modalities, r.label): r for r in chosen if r.method == "fusionx"}
+    shown = max((m for _, m, _ in own), key=lambda m: m.count("+"), default=None)
     name = style.METRIC_NAMES.get(metric, metric)
     sentences = []
-    for floor in [m for m in style.METHOD_NAMES if m != "fusionx"]:
+    for method, evaluator in style.lines_of(chosen):
+        against = "linear_probe" if evaluator == "scratch" else evaluator
+        if method == "fusionx" or evaluator == "linear_probe_validation":
+            continue
         parts: dict[str, list[str]] = {}
-        for r in sorted(
-            (r for r in chosen if r.method == floor and r.modalities == shown), key=lambda r: r.label_fraction
-        ):
-            mine = own.get((shown, r.label_fraction))
+        of = [r for r in chosen if (r.method, r.evaluator, r.modalities) == (method, evaluator, shown)]
+        for r in sorted(of, key=lambda r: results.label_order(r.label)):
+            mine = own.get((against, shown, r.label))
             if mine is None:
                 continue
             if mine.ci_low > r.ci_high:
@@ -43,79 +45,71 @@ def compare(rows: Sequence[results.Row], metric: str) -> list[str]:
                 verdict = "trails clearly (95 % intervals apart)"
             else:
                 verdict = f"{'leads' if mine.value > r.value else 'trails'} within overlapping intervals"
-            gap = f"{100 * r.label_fraction:g} % ({100 * (mine.value - r.value):+.1f} points)"
+            gap = f"{results.label_name(r.label)} ({100 * (mine.value - r.value):+.1f} points)"
             parts.setdefault(verdict, []).append(gap)
         if parts:
             text = "; ".join(f"{verdict} at {', '.join(gaps)}" for verdict, gaps in parts.items())
-            sentences.append(f"{name}, FusionX-Net against {style.METHOD_NAMES[floor]}: {text}.")
+            sentences.append(f"{name}, FusionX-Net against {style.line_name(method, evaluator)}: {text}.")
     return sentences
 
 
-def _is_cv(row: results.Row) -> bool:
-    return "strength by validation" not in row.protocol
-
-
-def _table(rows: Sequence[results.Row], metric: str, shown: str) -> dict[str, Any]:
+def table(rows: Sequence[results.Row], metric: str, shown: str) -> dict[str, Any]:
+    """A table for the template: one line a method and evaluator, one column a label fraction or number of shots."""
     chosen = [r for r in rows if (r.metric, r.modalities, r.seed) == (metric, shown, results.ALL_SEEDS)]
-    fractions = sorted({r.label_fraction for r in chosen})
-    counts = {r.label_fraction: r.num_labels for r in chosen}
+    labels = sorted({r.label for r in chosen}, key=results.label_order)
+    counts = {r.label: r.num_labels for r in chosen}
+    most = max((r.num_seeds for r in chosen), default=0)
     out = []
-    for method in style.METHOD_NAMES:
-        for cv in (True, False):
-            by = {r.label_fraction: r for r in chosen if r.method == method and _is_cv(r) == cv}
-            if not by:
+    for method, evaluator in style.lines_of(chosen):
+        by = {r.label: r for r in chosen if (r.method, r.evaluator) == (method, evaluator)}
+        cells = []
+        for label in labels:
+            r = by.get(label)
+            if r is None:
+                cells.append({"value": "–", "interval": ""})
                 continue
-            cells = []
-            for f in fractions:
-                r = by.get(f)
-                if r is None:
-                    cells.append({"value": "–", "interval": ""})
-                    continue
-                seeds = (
-                    ""
-                    if r.num_seeds == max(x.num_seeds for x in chosen)
-                    else f", {r.num_seeds} seed{'s' * (r.num_seeds > 1)}"
-                )
-                interval = f"{100 * r.ci_low:.1f}–{100 * r.ci_high:.1f}{seeds}" if r.ci_low == r.ci_low else ""
-                cells.append({"value": f"{100 * r.value:.1f}", "interval": interval})
-            name = style.METHOD_NAMES[method] + ("" if cv else ", strength chosen on validation labels")
-            out.append({"name": name, "own": method == "fusionx", "cells": cells})
+            seeds = "" if r.num_seeds == most else f", {r.num_seeds} seed{'s' * (r.num_seeds > 1)}"
+            interval = f"{100 * r.ci_low:.1f}–{100 * r.ci_high:.1f}{seeds}" if r.ci_low == r.ci_low else ""
+            cells.append({"value": f"{100 * r.value:.1f}", "interval": interval})
+        out.append({"name": style.line_name(method, evaluator), "own": method == "fusionx", "cells": cells})
     return {
         "heading": f"{style.METRIC_NAMES.get(metric, metric)} (× 100), {shown.replace('+', ' + ').upper()}",
-        "columns": [f"{100 * f:g} % ({counts[f]})" for f in fractions],
+        "columns": [f"{results.label_name(x)} ({counts[x]})" for x in labels],
         "rows": out,
     }
 
 
-def _class_table(rows: Sequence[results.Row]) -> dict[str, Any] | None:
-    chosen = [r for r in rows if r.metric.startswith("ap/") and r.seed == results.ALL_SEEDS and _is_cv(r)]
+def class_table(rows: Sequence[results.Row], kind: str = "ap") -> dict[str, Any] | None:
+    """Per-class results with the most labels, for the template; None where there are none."""
+    chosen = [r for r in rows if r.metric.startswith(f"{kind}/") and r.seed == results.ALL_SEEDS]
+    chosen = [r for r in chosen if r.evaluator in ("linear_probe", "scratch", "segment_linear")]
     if not chosen:
         return None
-    full = max(r.label_fraction for r in chosen)
-    chosen = [r for r in chosen if r.label_fraction == full]
+    full = max((r.label for r in chosen), key=lambda x: (not x.endswith("shot"), results.label_order(x)))
+    chosen = [r for r in chosen if r.label == full]
+    order = style.in_order(r.method for r in chosen)
     columns = sorted(
-        {(r.method, r.modalities) for r in chosen},
-        key=lambda c: (list(style.METHOD_NAMES).index(c[0]), -c[1].count("+"), c[1]),
+        {(r.method, r.modalities) for r in chosen}, key=lambda c: (order.index(c[0]), -c[1].count("+"), c[1])
     )
-    names = [m.removeprefix("ap/") for m in dict.fromkeys(r.metric for r in chosen)]
+    names = [m.removeprefix(f"{kind}/") for m in dict.fromkeys(r.metric for r in chosen)]
     value = {(r.method, r.modalities, r.metric): r.value for r in chosen}
     unscored = {c for r in chosen for c in results.split_names(r.unscored_classes)}
     half = {(r.method, r.modalities, r.metric): (r.ci_high - r.ci_low) / 2 for r in chosen}
-    table = []
+    lines = []
     for name in names:
-        cells = [value.get((*c, f"ap/{name}"), float("nan")) for c in columns]
-        widths = [half.get((*c, f"ap/{name}"), float("nan")) for c in columns]
+        cells = [value.get((*c, f"{kind}/{name}"), float("nan")) for c in columns]
+        widths = [half.get((*c, f"{kind}/{name}"), float("nan")) for c in columns]
         text = [
             f"{100 * v:.1f}" + (f" ±{100 * w:.1f}" if w == w else "") if v == v and name not in unscored else "–"
             for v, w in zip(cells, widths)
         ]
-        table.append({"name": name.replace("_", " "), "cells": text})
-    short = {"fusionx": "FusionX-Net", "untrained": "untrained", "band_statistics": "bands", "supervised": "scratch"}
+        lines.append({"name": name.replace("_", " "), "cells": text})
+    what = "Average precision" if kind == "ap" else "Intersection over union"
     return {
-        "text": f"Average precision (× 100) with {100 * full:g} % of the labels. Classes that one sensor alone "
-        "cannot tell from another score low there and rise when both are shown.",
-        "columns": [f"{short[m]} {s.upper()}" for m, s in columns],
-        "rows": table,
+        "text": f"{what} (× 100) with {results.label_name(full)} of the labels. Classes that one sensor alone cannot "
+        "tell from another score low there and rise when both are shown.",
+        "columns": [f"{style.look(m).short} {s.upper()}" for m, s in columns],
+        "rows": lines,
     }
 
 
@@ -136,7 +130,7 @@ def make(workdir: str) -> str:
             raise InputError(f"{settings_path} is damaged ({error}); run fusionx evaluate again.") from error
     config = config_lib.from_json(settings.get("config", saved.config))
     dataset = settings.get("dataset", saved.config["dataset"])
-    prepared = tiles.open_sets(dataset, config.get("dataset_weights", ()))
+    prepared = tiles.open_sets(dataset, config.get("dataset_weights", ()), dict(config.get("band_groups", {})))
     contract = prepared.contract
     directory = os.path.join(workdir, "figures")
     all_rows = results.read(os.path.join(workdir, results.FILE_NAME))
@@ -146,15 +140,15 @@ def make(workdir: str) -> str:
     for task in dict.fromkeys(r.task for r in rows):
         of = results.select(rows, task=task)
         kind = contract.tasks[task].kind
-        main = _MAIN_METRIC[kind]
+        main = run.MAIN_METRICS[kind]
         figure = figures.label_efficiency(of, main, directory, f"label_efficiency_{task}")
         shown_sets = sorted({r.modalities for r in of}, key=lambda m: (-m.count("+"), m))
         metrics = [m for m in style.METRIC_NAMES if any(r.metric == m for r in of)]
-        tables = [_table(of, m, shown_sets[0]) for m in metrics]
-        tables += [_table(of, main, s) for s in shown_sets[1:]]
+        tables = [table(of, m, shown_sets[0]) for m in metrics]
+        tables += [table(of, main, s) for s in shown_sets[1:]]
         tasks.append(
             {
-                "heading": f"Few labels: {_TASK_NAMES[kind]} ({task})",
+                "heading": f"Few labels: {TASK_NAMES[kind]} ({task})",
                 "figure": style.embed(figure),
                 "alt": f"{style.METRIC_NAMES[main]} against the share of labels for each method",
                 "caption": "Lines: mean over label subsets. Bands: 95 % bootstrap intervals over test examples and "
@@ -185,7 +179,7 @@ def make(workdir: str) -> str:
     ratios = config_lib.mask_ratios(config)
     present = [m for m in config.modalities if m in contract.modalities]
     picture = None
-    if len(present) == len(config.modalities):
+    if len(present) == len(config.modalities) and build.reconstructs(config):
         path = figures.reconstructions(
             model,
             checkpoint.load_params(saved, fresh),
@@ -218,7 +212,7 @@ def make(workdir: str) -> str:
         notices=notices,
         claims=claims,
         tasks=tasks,
-        classes=_class_table(rows),
+        classes=class_table(rows),
         reconstructions=picture,
         training=style.embed(training) if training else None,
         distribution=style.embed(distribution) if distribution else None,
@@ -236,27 +230,23 @@ def make(workdir: str) -> str:
 
 def _protocol(rows: Sequence[results.Row], config, saved: checkpoint.Saved) -> list[str]:
     lines = [f"Checkpoint: step {saved.step}, {config.batch_size} pairs a step, seed {config.seed}."]
-    for method in style.METHOD_NAMES:
-        of = [r for r in rows if r.method == method and r.seed == results.ALL_SEEDS]
-        if of:
-            how = "; ".join(dict.fromkeys(r.protocol for r in of))
-            seeds = sorted({r.num_seeds for r in of if r.label_fraction < 1})
-            lines.append(
-                f"{style.METHOD_NAMES[method]}: {how}; {', '.join(map(str, seeds))} label subset(s) below 100 %."
-            )
+    whole = [r for r in rows if r.seed == results.ALL_SEEDS]
+    for method, evaluator in style.lines_of(whole):
+        of = [r for r in whole if (r.method, r.evaluator) == (method, evaluator)]
+        how = "; ".join(dict.fromkeys(r.protocol for r in of))
+        seeds = sorted({r.num_seeds for r in of if r.label_fraction < 1})
+        lines.append(
+            f"{style.line_name(method, evaluator)}: {how}; {', '.join(map(str, seeds))} label subset(s) below 100 %."
+        )
     if rows:
         lines.append(
             f"Pooling of patch tokens: {config.evaluate.pooling}, per sensor, side by side. Features are standardised "
             "on the unlabelled training split. Intervals: 95 %, bootstrap over test examples and label subsets."
         )
-        absent = {
-            (r.task, r.label_fraction): r.absent_classes
-            for r in rows
-            if r.absent_classes and r.seed == results.ALL_SEEDS
-        }
-        for (task, fraction), classes in sorted(absent.items()):
+        absent = {(r.task, r.label): r.absent_classes for r in rows if r.absent_classes and r.seed == results.ALL_SEEDS}
+        for (task, label), classes in sorted(absent.items()):
             names = ", ".join(results.split_names(classes))
-            lines.append(f"Task {task} at {100 * fraction:g} %: some subset has no example of {names}.")
+            lines.append(f"Task {task} at {results.label_name(label)}: some subset has no example of {names}.")
         unscored = {c for r in rows for c in results.split_names(r.unscored_classes)}
         if unscored:
             lines.append(f"Not scored, for lack of test tiles with and without them: {', '.join(sorted(unscored))}.")
@@ -264,7 +254,7 @@ def _protocol(rows: Sequence[results.Row], config, saved: checkpoint.Saved) -> l
 
 
 def _commands(workdir: str, dataset: str) -> str:
-    w, d = shlex.quote(_short(workdir)), shlex.quote(_short(dataset))
+    w, d = shlex.quote(short(workdir)), shlex.quote(short(dataset))
     return "\n".join(
         [
             f"fusionx pretrain --config=CONFIG --workdir={w}   # values below under Configuration",
@@ -274,7 +264,7 @@ def _commands(workdir: str, dataset: str) -> str:
     )
 
 
-def _short(path: str) -> str:
+def short(path: str) -> str:
     """A path relative to the current folder where it lies inside it."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
@@ -284,11 +274,19 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fusionx report", description="Writes report.html and figures/ into a workdir, from what is there."
     )
-    parser.add_argument("--workdir", required=True, metavar="W", help="workdir of `fusionx pretrain`")
+    parser.add_argument(
+        "--workdir", required=True, metavar="W", help="workdir of `fusionx pretrain` or of a comparison"
+    )
     args, rest = parser.parse_known_args(argv)
     if rest:
         raise InputError(f"The argument {rest[0]!r} is not understood by `fusionx report`; see its --help.")
-    page = make(args.workdir)
+    whole = os.path.exists(os.path.join(args.workdir, compare_lib.SETTINGS_FILE))
+    if whole:
+        from fusionx_jax.report import comparison
+
+        page = comparison.make(args.workdir)
+    else:
+        page = make(args.workdir)
     progress.logger.info("Open %s in a browser; its figures are in %s.", page, os.path.join(args.workdir, "figures"))
     print(page)
     return 0

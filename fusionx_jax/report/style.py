@@ -2,26 +2,76 @@
 
 import base64
 import os
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import matplotlib
 
 from fusionx_jax import files
+from fusionx_jax.evaluate import results
 
-METHOD_NAMES = {
-    "fusionx": "FusionX-Net (frozen, linear probe)",
-    "untrained": "same encoder, untrained (frozen, linear probe)",
-    "band_statistics": "band mean and deviation (linear probe)",
-    "supervised": "same network from scratch, labels only",
+
+class Look(NamedTuple):
+    """How a method is named and drawn everywhere."""
+
+    name: str
+    short: str
+    colour: str
+    marker: str
+
+
+# Okabe & Ito's palette, then two greys and a brown; known methods in the order of tables.
+METHODS = {
+    "fusionx": Look("FusionX-Net", "FusionX-Net", "#0072B2", "o"),
+    "mae_s1": Look("MAE, S1 alone", "MAE S1", "#56B4E9", "<"),
+    "mae_s2": Look("MAE, S2 alone", "MAE S2", "#009E73", ">"),
+    "stacked_mae": Look("MAE, stacked channels", "stacked", "#D55E00", "v"),
+    "multimae": Look("MultiMAE-style", "MultiMAE", "#CC79A7", "P"),
+    "croma": Look("CROMA-style", "CROMA", "#E69F00", "X"),
+    "contrastive": Look("cross-modal InfoNCE", "InfoNCE", "#8C564B", "*"),
+    "untrained": Look("same encoder, untrained", "untrained", "#7F7F7F", "s"),
+    "band_statistics": Look("band mean and deviation", "bands", "#B8A100", "^"),
+    "supervised": Look("same network from scratch, labels only", "scratch", "#000000", "D"),
+    "supervised_vit": Look("ViT from scratch, labels only", "ViT scratch", "#000000", "D"),
+    "supervised_resnet": Look("ResNet from scratch, labels only", "ResNet scratch", "#4D4D4D", "d"),
 }
-# Okabe & Ito's palette.
-METHOD_COLOURS = {
-    "fusionx": "#0072B2",
-    "untrained": "#7F7F7F",
-    "band_statistics": "#E69F00",
-    "supervised": "#CC79A7",
+EVALUATORS = {
+    "linear_probe": "linear probe",
+    "linear_probe_validation": "linear probe, strength chosen on validation labels",
+    "knn": "kNN",
+    "finetune": "fine-tuned",
+    "scratch": "",
+    "segment_linear": "linear head",
+    "segment_decoder": "light decoder",
 }
-METHOD_MARKERS = {"fusionx": "o", "untrained": "s", "band_statistics": "^", "supervised": "D"}
+EVALUATOR_LINES = {"linear_probe": "-", "scratch": "-", "finetune": "--", "knn": ":", "segment_linear": "-"}
+
+
+def look(method: str) -> Look:
+    """Name and drawing of a method; one that is not known keeps its own name."""
+    if method in METHODS:
+        return METHODS[method]
+    return Look(method, method, f"C{sum(map(ord, method)) % 10}", "o")
+
+
+def line_name(method: str, evaluator: str) -> str:
+    """What a line of a figure or table is called."""
+    how = EVALUATORS.get(evaluator, evaluator)
+    return look(method).name + (f" ({how})" if how else "")
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Methods as tables list them: known ones first, then others as they came."""
+    found = list(dict.fromkeys(methods))
+    return [m for m in METHODS if m in found] + [m for m in found if m not in METHODS]
+
+
+def lines_of(rows: Iterable[results.Row]) -> list[tuple[str, str]]:
+    """The (method, evaluator) pairs of some rows, in order."""
+    pairs = {(r.method, r.evaluator) for r in rows}
+    return [(m, e) for m in in_order(m for m, _ in pairs) for e in EVALUATORS if (m, e) in pairs]
+
+
 METRIC_NAMES = {
     "macro_map": "macro mAP",
     "micro_map": "micro mAP",
@@ -29,6 +79,8 @@ METRIC_NAMES = {
     "micro_f1": "micro F1",
     "top1": "top-1 accuracy",
     "balanced_accuracy": "balanced accuracy",
+    "miou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
 }
 
 

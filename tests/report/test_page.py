@@ -25,7 +25,7 @@ def test_page_is_one_self_contained_file_that_says_simulated(reported):
     assert html.count("data:image/png;base64,") >= 4
     assert "All data on this page are simulated" in html
     assert "Too few tiles for a claim" in html  # forty test tiles
-    for method in ("FusionX-Net (frozen", "untrained", "band mean and deviation", "from scratch"):
+    for method in ("FusionX-Net (linear probe)", "untrained", "band mean and deviation", "from scratch"):
         assert method in html
     assert "source_version" in html
     assert "fusionx evaluate --workdir=" in html
@@ -58,8 +58,8 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 def _row(method, value, low, high, fraction=0.1):
     return results.Row(
-        "d", method, "s1+s2", "multi", fraction, 10, results.ALL_SEEDS, "macro_map", value, low, high, 5, "linear probe",
-        "mean", "", "", "", True, "", "",
+        "d", method, "s1+s2", "multi", "scratch" if method == "supervised" else "linear_probe", f"{fraction:g}", fraction,
+        10, results.ALL_SEEDS, "macro_map", value, low, high, 5, 1, "linear probe", "mean", "", "", "", True, "", "",
     )  # fmt: skip
 
 

@@ -1,0 +1,28 @@
+"""FusionX-Net with the optical bands in groups by resolution, each a modality of its own.
+
+Every group has its own patch embedding and masks, attends to all others, and may be missing when the network is used.
+
+Run: `fusionx pretrain --config=configs/methods/fusionx_bands.py:BASE --workdir=W --config.dataset=DIR`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import methods
+
+# By ground sampling distance (Sentinel-2 products specification): the red-edge and short-wave bands have 20 m.
+GROUPS = {
+    "s2_10m": ("s2", "B02", "B03", "B04", "B08"),
+    "s2_20m": ("s2", "B05", "B06", "B07", "B8A", "B11", "B12"),
+    "s2_60m": ("s2", "B01", "B09"),
+}
+
+
+def get_config(options: str = ""):
+    c = methods.start(options, "fusionx_bands")
+    c.band_groups = ConfigDict(GROUPS)
+    c.modalities = ("s1", *GROUPS)
+    c.loss_weights = ConfigDict(dict.fromkeys(c.modalities, 1.0))
+    everything = "+".join(c.modalities)
+    lacking = ["+".join(m for m in c.modalities if m != gone) for gone in c.modalities]
+    c.evaluate.modalities = (everything, *lacking, "s1")
+    return c

@@ -1,0 +1,323 @@
+"""The page of a comparison of methods: Fig. 3, tables, paired differences, ablations, cost."""
+
+import csv
+import os
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from fusionx_jax import checkpoint, preprocess, tiles
+from fusionx_jax.evaluate import compare, features, results, run
+from fusionx_jax.models import build
+from fusionx_jax.report import figures, page, style
+
+_EMBEDDED = 1000  # tiles in the picture of features
+
+
+def make(workdir: str) -> str:
+    """Writes `report.html` and `figures/` into a comparison's workdir and returns the page's path.
+
+    Raises:
+      InputError: the folder is no comparison, or its data set is gone.
+    """
+    settings = compare.read_settings(workdir)
+    compare.write_tables(workdir)
+    found = compare.members(workdir)
+    prepared = tiles.open_sets(settings["dataset"])
+    contract = prepared.contract
+    directory = os.path.join(workdir, "figures")
+    rows = results.read(os.path.join(workdir, results.FILE_NAME))
+    main = [r for r in rows if "/" not in r.method]
+    gaps = _read(workdir, "differences.csv")
+
+    tasks = []
+    for task in dict.fromkeys(r.task for r in main):
+        of = results.select(main, task=task)
+        metric = run.MAIN_METRICS[contract.tasks[task].kind]
+        shown_sets = sorted({r.modalities for r in of}, key=lambda m: (-m.count("+"), m))
+        shown_sets = [s for s in shown_sets if "zeros" not in s] + [s for s in shown_sets if "zeros" in s]
+        drawn = [r for r in of if r.evaluator in ("linear_probe", "scratch", "finetune", "segment_linear")]
+        figure = figures.label_efficiency(
+            drawn, metric, directory, f"label_efficiency_{task}", [s for s in shown_sets if "zeros" not in s]
+        )
+        names = [m for m in style.METRIC_NAMES if any(r.metric == m for r in of)]
+        tables = [page.table(of, m, shown_sets[0]) for m in names]
+        tables += [page.table(of, metric, s) for s in shown_sets[1:]]
+        tasks.append(
+            {
+                "heading": f"Few labels: {page.TASK_NAMES[contract.tasks[task].kind]} ({task})",
+                "figure": style.embed(figure),
+                "caption": "Lines: mean over pretraining seeds and label subsets. Bands: 95 % bootstrap intervals over "
+                "test tiles, pretraining seeds and label subsets.",
+                "tables": tables,
+                "gaps": _gap_table([g for g in gaps if g["task"] == task and "/" not in g["method"]], shown_sets[0]),
+            }
+        )
+    pictures = _pictures(workdir, found, prepared, directory)
+    notices = []
+    if contract.simulated:
+        notices.append(
+            "All data on this page are simulated. They compare methods under known difficulties and say nothing about "
+            "real land."
+        )
+    test_tiles = contract.splits.get("test", 0)
+    if test_tiles < page.FEW_TEST_TILES:
+        notices.append(
+            f"Too few tiles for a claim: {contract.splits.get('train', 0)} train and {test_tiles} test tiles. Read the "
+            "numbers as a check that everything runs on these data, not as a comparison of methods."
+        )
+    seeds = {len(v) for m, v in found.items() if "/" not in m}
+    html = style.render(
+        "comparison.html",
+        title=f"Methods compared on {contract.name}",
+        subtitle=f"{len({m for m in found if '/' not in m})} methods, {min(seeds)} to {max(seeds)} pretraining seeds; "
+        + ", ".join(f"{n} {s}" for s, n in contract.splits.items())
+        + " tiles",
+        notices=notices,
+        claims=_verdicts(gaps),
+        tasks=tasks,
+        ablation=_ablation(rows),
+        needed=_needed(_read(workdir, "labels_needed.csv")),
+        cost=_cost(_read(workdir, "methods.csv")),
+        classes=page.class_table([r for r in main if r.modalities == _widest(main)]),
+        pictures=pictures,
+        protocol=_protocol(main),
+        command=f"python -m experiments.label_sweep --config={settings['config']} --methods={','.join(found)} "
+        f"--seeds={max(seeds)} --workdir={shlex.quote(page.short(workdir))} "
+        f"--dataset={shlex.quote(page.short(settings['dataset']))}",
+        contract=contract.to_json(),
+    )
+    path = os.path.join(workdir, "report.html")
+    style.write_page(path, html)
+    return path
+
+
+def _read(workdir: str, name: str) -> list[dict[str, str]]:
+    path = os.path.join(workdir, name)
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def _widest(rows: Sequence[results.Row]) -> str:
+    """The set of modalities with most of them."""
+    return max((r.modalities for r in rows), key=lambda m: m.count("+"), default="")
+
+
+def _verdicts(gaps: Sequence[dict[str, str]]) -> list[str]:
+    """One sentence a method: where FusionX-Net wins, ties and loses by the paired interval."""
+    out = []
+    chosen = [g for g in gaps if "/" not in g["method"] and g["evaluator"] in ("linear_probe", "scratch", "finetune")]
+    widest = max((g["modalities"] for g in chosen), key=lambda m: m.count("+"), default="")
+    for key in dict.fromkeys((g["metric"], g["method"], g["evaluator"]) for g in chosen if g["modalities"] == widest):
+        parts: dict[str, list[str]] = {"wins": [], "ties": [], "loses": []}
+        for g in chosen:
+            if (g["metric"], g["method"], g["evaluator"]) == key and g["modalities"] == widest:
+                gap = 100 * float(g["fusionx_minus_method"])
+                parts[g["fusionx"]].append(f"{results.label_name(g['label'])} ({gap:+.1f})")
+        text = "; ".join(f"{verdict} at {', '.join(where)}" for verdict, where in parts.items() if where)
+        name = style.METRIC_NAMES.get(key[0], key[0])
+        out.append(f"{name}, FusionX-Net against {style.line_name(*key[1:])}: {text}.")
+    return out
+
+
+def _gap_table(gaps: Sequence[dict[str, str]], shown: str) -> dict[str, Any] | None:
+    """Paired differences by method and label."""
+    chosen = [g for g in gaps if g["modalities"] == shown]
+    if not chosen:
+        return None
+    labels = sorted({g["label"] for g in chosen}, key=results.label_order)
+    lines = []
+    pairs = {(g["method"], g["evaluator"]) for g in chosen}
+    for method in style.in_order(m for m, _ in pairs):
+        for evaluator in [e for e in style.EVALUATORS if (method, e) in pairs]:
+            by = {g["label"]: g for g in chosen if (g["method"], g["evaluator"]) == (method, evaluator)}
+            cells = []
+            for label in labels:
+                g = by.get(label)
+                if g is None:
+                    cells.append({"value": "–", "interval": ""})
+                    continue
+                value, low, high = (100 * float(g[k]) for k in ("fusionx_minus_method", "ci_low", "ci_high"))
+                cells.append({"value": f"{value:+.1f}", "interval": f"{low:+.1f} to {high:+.1f}, {g['fusionx']}"})
+            lines.append({"name": style.line_name(method, evaluator), "own": False, "cells": cells})
+    metric = style.METRIC_NAMES.get(chosen[0]["metric"], chosen[0]["metric"])
+    return {
+        "heading": f"FusionX-Net less each method, paired: {metric} (points), {shown.replace('+', ' + ').upper()}",
+        "columns": [results.label_name(x) for x in labels],
+        "rows": lines,
+    }
+
+
+def _ablation(rows: Sequence[results.Row]) -> dict[str, Any] | None:
+    """Variants of a method (names with changes after slashes) beside the method itself with its first seed."""
+    metric = "macro_map"
+    variants = [r for r in rows if "/" in r.method and r.metric == metric and r.seed == results.ALL_SEEDS]
+    if not variants:
+        return None
+    shown = _widest(variants)
+    base = {m.split("/")[0] for m in (r.method for r in variants)}
+    own = [r for r in rows if r.method in base and r.metric == metric and r.modalities == shown]
+    first = [r for r in own if r.seed == "pretraining 0"] or [r for r in own if r.seed == results.ALL_SEEDS]
+    chosen = [r for r in [*first, *variants] if r.modalities == shown and r.evaluator == "linear_probe"]
+    labels = sorted({r.label for r in chosen}, key=results.label_order)
+    lines = []
+    for method in dict.fromkeys(r.method for r in chosen):
+        by = {r.label: r for r in chosen if r.method == method}
+        cells = [
+            {"value": f"{100 * by[x].value:.1f}", "interval": f"{100 * by[x].ci_low:.1f}–{100 * by[x].ci_high:.1f}"}
+            if x in by
+            else {"value": "–", "interval": ""}
+            for x in labels
+        ]
+        name = (
+            method.split("/", 1)[1].replace("/", ", ").replace("model.", "")
+            if "/" in method
+            else style.look(method).name
+        )
+        lines.append({"name": name, "own": "/" not in method, "cells": cells})
+    return {
+        "heading": f"{style.METRIC_NAMES[metric]} (× 100), {shown.replace('+', ' + ').upper()}, first pretraining seed",
+        "columns": [results.label_name(x) for x in labels],
+        "rows": lines,
+    }
+
+
+def _needed(table: Sequence[dict[str, str]]) -> dict[str, Any] | None:
+    """Labels each method needs to match the networks trained from scratch on all labels."""
+    chosen = [t for t in table if "/" not in t["method"] and "+" in t["modalities"]]
+    if not chosen:
+        return None
+    rivals = list(dict.fromkeys((t["to_match"], t["metric"], t["target"]) for t in chosen))
+    lines = []
+    for key in dict.fromkeys((t["method"], t["evaluator"]) for t in chosen):
+        cells = []
+        for rival in rivals:
+            of = [
+                t for t in chosen if (t["method"], t["evaluator"]) == key and (t["to_match"], t["metric"]) == rival[:2]
+            ]
+            cells.append(_needed_cell(of[0]) if of else {"value": "–", "interval": ""})
+        lines.append({"name": style.line_name(*key), "own": key[0] == "fusionx", "cells": cells})
+    return {
+        "columns": [
+            f"{style.look(r).short}, {style.METRIC_NAMES.get(m, m)} {100 * float(t):.1f}" for r, m, t in rivals
+        ],
+        "rows": lines,
+    }
+
+
+def _needed_cell(t: dict[str, str]) -> dict[str, str]:
+    least = float(t["least_tried"])
+
+    def say(text: str) -> str:
+        number = float(text)
+        if not np.isfinite(number):
+            return "never"
+        return f"≤ {least:.0f}" if number <= least else f"{number:.0f}"
+
+    return {"value": say(t["labels"]), "interval": f"{say(t['ci_low'])} to {say(t['ci_high'])}"}
+
+
+def _cost(table: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+    def number(text: str, scale: float | int, digits: int) -> str:
+        return f"{float(text) / scale:.{digits}f}" if text else "–"
+
+    return [
+        {
+            "name": style.look(t["method"]).name,
+            "cells": [
+                t["pretrainings"], number(t["parameters"], 1e6, 2), number(t["encoder_parameters"], 1e6, 2),
+                number(t["flops_per_pair"], 1e6, 0), number(t["pairs_per_s"], 1, 0), t["num_steps"], t["learning_rate"],
+            ],
+        }
+        for t in table
+        if "/" not in t["method"]
+    ]  # fmt: skip
+
+
+def _protocol(rows: Sequence[results.Row]) -> list[str]:
+    lines = []
+    whole = [r for r in rows if r.seed == results.ALL_SEEDS]
+    for method, evaluator in style.lines_of(whole):
+        of = [r for r in whole if (r.method, r.evaluator) == (method, evaluator)]
+        how = "; ".join(dict.fromkeys(r.protocol for r in of))
+        seeds = sorted({r.num_seeds for r in of if r.label_fraction < 1})
+        pretrainings = max(r.num_pretrainings for r in of)
+        lines.append(
+            f"{style.line_name(method, evaluator)}: {how}; {pretrainings} pretraining seed(s), "
+            f"{', '.join(map(str, seeds))} label subset(s) below 100 %, pooling {of[0].pooling or 'none'}."
+        )
+    return lines
+
+
+def _pictures(workdir, found, prepared, directory) -> list[dict[str, str]]:
+    """Features, confusions and reconstructions of the first pretraining, as far as they can be had."""
+    out = []
+    task = next((n for n, t in prepared.contract.tasks.items() if t.kind == "single"), None)
+    if task is not None:
+        out += _class_pictures(workdir, found, prepared, task, directory)
+    if compare.REFERENCE not in found:
+        return out
+    place = os.path.join(workdir, compare.REFERENCE, "seed0")
+    setting = run.prepare_setting(place, prepared.directory, [])
+    weights = {m: setting.saved.contract.modalities[m] for m in setting.config.modalities}
+    fresh = jax.eval_shape(lambda: build.init_params(setting.model, jax.random.key(0)))
+    params = checkpoint.load_params(setting.saved, fresh)
+    normaliser = preprocess.make_normaliser(
+        prepared.contract.modalities, weights, patch_size=setting.config.model.patch_size
+    )
+    rebuilt = figures.reconstructions(
+        setting.model, params, normaliser, prepared, weights, setting.config.masking,
+        page.config_lib.mask_ratios(setting.config), directory,
+    )  # fmt: skip
+    out.append({"figure": style.embed(rebuilt), "heading": "Reconstructions", "caption": "True, masked, rebuilt."})
+    crossed = figures.cross_predictions(setting.model, params, normaliser, prepared, weights, directory)
+    if crossed:
+        out.append(
+            {
+                "figure": style.embed(crossed), "heading": "One sensor from the other",
+                "caption": "FusionX-Net predicts each sensor from the other alone, all of which it sees; it was "
+                "trained on masked tiles only.",
+            }
+        )  # fmt: skip
+    return out
+
+
+def _class_pictures(workdir, found, prepared, task, directory) -> list[dict[str, str]]:
+    out = []
+    classes = prepared.contract.tasks[task].classes
+    shown = "+".join(prepared.contract.modalities)
+    methods = [m for m in ("fusionx", "croma", "untrained") if m in found]
+    counts, points = {}, {}
+    size = prepared.size("test")
+    index = tiles.spread(size, _EMBEDDED)
+    for method in methods:
+        cells = found[method][0][1].get((method, shown, task, "linear_probe"), {})
+        cell = cells.get(("1", 0))
+        if cell is not None and cell.confusion:
+            counts[method] = np.array(cell.confusion)
+        setting = run.prepare_setting(os.path.join(workdir, method, "seed0"), prepared.directory, [])
+        encoder = run.encoders(setting)[setting.method]
+        pools = features.extract(
+            encoder, prepared, "test", shown.split("+"), 256, os.path.join(setting.workdir, "features"), method
+        )
+        points[method] = features.assemble(pools, "mean_std")[index]
+    simulated = " (simulated)" if prepared.contract.simulated else ""
+    if points:
+        labels = prepared.read("test", index, [prepared.contract.tasks[task].feature])[
+            prepared.contract.tasks[task].feature
+        ]
+        title = f"{prepared.contract.name}{simulated}: t-SNE of {len(index)} test tiles' features, {shown.upper()}"
+        path = figures.embedding(points, labels, classes, title, directory)
+        out.append({"figure": style.embed(path), "heading": "Features", "caption": "Coloured by a tile's class."})
+    if counts:
+        title = f"{prepared.contract.name}{simulated}: linear probe with all labels, {shown.upper()}"
+        path = figures.confusion(counts, classes, title, directory)
+        out.append(
+            {"figure": style.embed(path), "heading": "Confusion", "caption": "Shares of each true class, in percent."}
+        )
+    return out

@@ -1,0 +1,127 @@
+import csv
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from experiments import label_sweep
+from fusionx_jax import __main__ as command_line
+from fusionx_jax.contract import InputError
+from fusionx_jax.evaluate import compare, results
+from fusionx_jax.report import comparison
+from tests.helpers import TINY, assert_clear, run_cli
+
+BASE = "configs/demo.py"
+QUICK = (
+    *TINY,
+    "--config.evaluate.cv_folds=2",
+    "--config.evaluate.regularisation=(0.01, 0.1)",
+    "--config.evaluate.supervised.learning_rates=(1e-3,)",
+)
+METHODS = ("fusionx", "fusionx/masking=consistent", "supervised_resnet", "untrained")
+
+
+@pytest.fixture(scope="module")
+def compared(simulated, tmp_path_factory):
+    """A comparison of four methods, two of them with two seeds, made in this process."""
+    workdir = str(tmp_path_factory.mktemp("compared"))
+    seeds = {"fusionx": [0, 1], "untrained": [0, 1]}
+    for method in METHODS:
+        for seed in seeds.get(method, [0]):
+            assert label_sweep.one(BASE, method, seed, workdir, simulated, QUICK) == 0
+    with open(f"{workdir}/{compare.SETTINGS_FILE}", "w") as f:
+        members = {m: seeds.get(m, [0]) for m in METHODS}
+        json.dump({"config": BASE, "dataset": simulated, "methods": members}, f)
+    compare.write_tables(workdir)
+    return workdir
+
+
+def _table(workdir, name):
+    with open(f"{workdir}/{name}", newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def test_rows_hold_every_method_with_its_pretraining_seeds(compared):
+    rows = results.select(results.read(f"{compared}/results.csv"), metric="macro_map", modalities="s1+s2")
+    assert {r.method for r in rows} == {*METHODS, "band_statistics"}
+    whole = {r.method: r for r in rows if r.seed == results.ALL_SEEDS and r.label == "0.5"}
+    assert whole["fusionx"].num_pretrainings == whole["untrained"].num_pretrainings == 2
+    assert whole["band_statistics"].num_pretrainings == 1
+    each = [r.value for r in rows if r.method == "fusionx" and r.label == "0.5" and r.seed.startswith("pretraining")]
+    assert len(each) == 2
+    assert whole["fusionx"].value == pytest.approx(np.mean(each), abs=1e-6)
+    assert whole["supervised_resnet"].evaluator == "scratch"
+
+
+def test_differences_are_paired_and_their_verdict_follows_the_interval(compared):
+    rows = {
+        (r.method, r.label): r.value
+        for r in results.read(f"{compared}/results.csv")
+        if (r.metric, r.modalities, r.seed) == ("macro_map", "s1+s2", results.ALL_SEEDS)
+    }
+    table = [t for t in _table(compared, "differences.csv") if (t["metric"], t["modalities"]) == ("macro_map", "s1+s2")]
+    assert {t["method"] for t in table} == {*METHODS, "band_statistics"} - {"fusionx"}
+    for t in table:
+        gap = rows["fusionx", t["label"]] - rows[t["method"], t["label"]]
+        assert float(t["fusionx_minus_method"]) == pytest.approx(gap, abs=1e-5)
+        low, high = float(t["ci_low"]), float(t["ci_high"])
+        assert t["fusionx"] == ("wins" if low > 0 else "loses" if high < 0 else "ties")
+
+
+def test_costs_and_labels_needed_are_listed(compared):
+    cost = {t["method"]: t for t in _table(compared, "methods.csv")}
+    assert float(cost["fusionx"]["flops_per_pair"]) > 1e7
+    assert float(cost["untrained"]["flops_per_pair"]) == 0
+    assert int(cost["fusionx"]["parameters"]) == int(cost["untrained"]["parameters"])
+    needed = _table(compared, "labels_needed.csv")
+    assert {t["to_match"] for t in needed} == {"supervised_resnet"}
+    assert all(float(t["labels"]) >= float(t["least_tried"]) for t in needed)
+
+
+def test_a_second_time_nothing_is_trained_or_measured(compared, simulated, monkeypatch):
+    from fusionx_jax import pretrain
+    from fusionx_jax.evaluate import run
+
+    monkeypatch.setattr(pretrain, "train_step", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(run.Judge, "cell", lambda *_: pytest.fail("measured again"))
+    assert label_sweep.one(BASE, "fusionx", 0, compared, simulated, QUICK) == 0
+
+
+def test_the_page_of_a_comparison_shows_every_part(compared, tmp_path):
+    workdir = shutil.copytree(compared, tmp_path / "w")
+    assert command_line.main(["report", f"--workdir={workdir}"]) == 0
+    html = (workdir / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:)', html)
+    for words in ("All data on this page are simulated", "Ablations", "masking=consistent", "Cost of pretraining",
+                  "Labels needed to match", "ResNet from scratch", "One sensor from the other", "Confusion"):  # fmt: skip
+        assert words in html
+    made = {p.name for p in (workdir / "figures").iterdir()}
+    for name in ("label_efficiency_multi", "label_efficiency_single", "embedding", "cross_predictions", "confusion"):
+        assert {f"{name}.png", f"{name}.pdf", f"{name}.svg"} <= made
+
+
+def test_unknown_methods_and_folders_are_refused(simulated, tmp_path):
+    with pytest.raises(InputError, match="configs/methods/ has contrastive, croma, fusionx"):
+        label_sweep.load(BASE, "magic", ())
+    with pytest.raises(InputError, match="Unknown config key 'maskin'"):
+        label_sweep.load(BASE, "fusionx/maskin=consistent", ())
+    with pytest.raises(InputError, match="give the workdir of"):
+        comparison.make(str(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_command_compares_methods_side_by_side_and_resumes(simulated, tmp_path):
+    arguments = (
+        "experiments.label_sweep", f"--config={BASE}", "--methods=untrained,mae_s1", f"--workdir={tmp_path}",
+        f"--dataset={simulated}", "--jobs=2", *QUICK,
+    )  # fmt: skip
+    done = run_cli(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "mae_s1" in done.stdout
+    (tmp_path / "mae_s1" / "seed0" / "sweep_member.json").unlink()
+    again = run_cli(*arguments, "--seeds=2")
+    assert again.returncode == 0, again.stderr
+    assert {r.num_pretrainings for r in results.read(tmp_path / "results.csv") if r.method == "mae_s1"} == {1, 2}
+    assert_clear(run_cli(*arguments[:1], "--methods=magic", *arguments[3:]), 2, "no method 'magic'")
