@@ -11,8 +11,8 @@ With `contrastive` the encoder also sees every modality alone, as when the other
 
 Differences from the paper: that contrastive term; the decoder's cross-attention reads the others' *visible* tokens
 rather than their filled-up sequence (mask tokens carry a position and nothing else), and any number of modalities runs
-through the same code. A modality that is absent is left out of the sequence; with none other present the cross-attention
-term is left out too.
+through the same code. A modality that is absent is left out of the sequence; with none other present the
+cross-attention term is left out too.
 """
 
 import dataclasses
