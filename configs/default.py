@@ -37,6 +37,7 @@ def get_config(options: str = "") -> ConfigDict:
     c.model.patch_size = 8
     c.model.cross_attention = "both"  # "encoder", "decoder", "both" or "none"
     c.model.decoder_context = "others"  # or "all": whose tokens a modality's decoder attends to
+    c.model.own_depth = 0  # of family fusionx: blocks of each sensor's own before the fusion block
     c.model.contrastive = False  # of family fusionx: also contrast the sensors, each encoded alone
     c.model.dtype = "float32"  # "bfloat16" on accelerators
 
@@ -72,8 +73,8 @@ def evaluation() -> ConfigDict:
     """How representations are judged; the same for every method and floor."""
     e = ConfigDict()
     e.tasks = ("multi", "single")  # tasks of the prepared set's contract; those it lacks are passed over
-    # linear_probe, knn, finetune, scratch; for pixel labels segment_linear, segment_decoder. What does not fit a task
-    # is passed over.
+    # linear_probe, knn, finetune, scratch; for pixel labels segment_linear, segment_decoder, ridge_cover (shares
+    # of the classes). What does not fit a task is passed over.
     e.evaluators = ("linear_probe",)
     e.modalities = ("s1+s2", "s1", "s2")
     e.single_sensor_tasks = ("multi", "single", "pixel")  # of the tasks, those also judged on one sensor alone

@@ -82,7 +82,8 @@ def info_nce(
     cross-entropy both ways; a mean over pairs of modalities. Also returns how often a tile's nearest neighbour in the
     other modality is itself.
     """
-    unit = {n: e / jnp.maximum(jnp.linalg.norm(e, axis=-1, keepdims=True), 1e-6) for n, e in embedded.items()}
+    # Not the norm itself: an example without a visible token is embedded as zero, where its gradient is not a number.
+    unit = {n: e * jax.lax.rsqrt((e**2).sum(-1, keepdims=True) + 1e-12) for n, e in embedded.items()}
     names, losses, hits = sorted(unit), [], []
     for i, a in enumerate(names):
         for b in names[i + 1 :]:

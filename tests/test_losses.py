@@ -97,3 +97,6 @@ def test_info_nce_is_the_cross_entropy_of_scikit_learn_both_ways():
         np.mean([(scores.argmax(1) == np.arange(6)).mean() for scores in (logits, logits.T)]), rel=1e-5
     )
     assert losses.info_nce({"s1": jnp.asarray(a), "s2": jnp.asarray(a)}, 0.01)[1] == 1.0
+    nothing = jnp.asarray(a).at[2].set(0.0)  # an example of which nothing is visible
+    slope = jax.grad(lambda x: losses.info_nce({"s1": x, "s2": jnp.asarray(b)}, 0.5)[0])(nothing)
+    assert np.isfinite(slope).all()

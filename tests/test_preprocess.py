@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -104,3 +105,21 @@ def test_padding_makes_the_normaliser_look_for_missing_pixels(mods):
 def test_patch_larger_than_the_tile_is_refused():
     with pytest.raises(InputError, match="patch_size is 64"):
         preprocess.check_patch((32, 32), 64, "set")
+
+
+def test_views_differ_between_sensors_and_examples_and_keep_no_data_out():
+    images = {n: jax.random.normal(jax.random.key(c), (4, 16, 16, c)) for n, c in (("s1", 2), ("s2", 3))}
+    valid = {n: jnp.ones((4, 16, 16), bool).at[0, :, :8].set(False) for n in images}
+    images = {n: jnp.where(valid[n][..., None], x, 0.0) for n, x in images.items()}
+    make = functools.partial(preprocess.random_views, least_area=0.4, gain=0.2, noise=0.1)
+    views, seen = jax.jit(make)(jax.random.key(0), images, valid)
+    again, _ = jax.jit(make)(jax.random.key(0), images, valid)
+    for name in images:
+        assert views[name].shape == images[name].shape
+        assert (views[name] == again[name]).all()
+        assert (np.asarray(views[name])[~np.asarray(seen[name])] == 0).all()
+        assert 0 < np.asarray(seen[name])[0].mean() < 1
+        assert np.asarray(seen[name])[1:].all()
+    still, _ = preprocess.random_views(jax.random.key(1), images, None, least_area=1.0, gain=0.0, noise=0.0)
+    for name, x in images.items():  # nothing but one of the square's symmetries is left
+        assert np.allclose(np.sort(still[name].reshape(4, -1)), np.sort(np.asarray(x).reshape(4, -1)), atol=1e-5)

@@ -22,7 +22,7 @@ from fusionx_jax.models import build
 SETTINGS_FILE = "sweep.json"
 MEMBER_FILE = "sweep_member.json"
 REFERENCE = "fusionx"
-_MAIN = tuple(run.MAIN_METRICS.values())
+_MAIN = (*run.MAIN_METRICS.values(), "r2")
 
 Group = tuple[str, str, str, str]  # method, modalities, task, evaluator
 Cells = Mapping[tuple[str, int], cells_lib.Cell]

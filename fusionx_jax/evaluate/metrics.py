@@ -180,7 +180,7 @@ def regression(
         with np.errstate(invalid="ignore", divide="ignore"):
             error = w @ (predicted[known, k] - y) ** 2
             spread = w @ y**2 - (w @ y) ** 2 / total
-            r2.append(1 - error / spread)
+            r2.append(np.where(spread > 1e-12 * total, 1 - error / spread, np.nan))
             rmse.append(np.sqrt(error / total))
     return {"r2": _mean_of_known(np.stack(r2, 1)), "rmse": _mean_of_known(np.stack(rmse, 1))}
 

@@ -22,7 +22,7 @@ from fusionx_jax import checkpoint, files, preprocess, progress, tiles
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import InputError, check_compatible, in_band_order
 from fusionx_jax.evaluate import cells as cells_lib
-from fusionx_jax.evaluate import features, finetune, knn, metrics, probe, results, segment, subsets
+from fusionx_jax.evaluate import features, finetune, knn, metrics, probe, regress, results, segment, subsets
 from fusionx_jax.models import baselines, build
 
 FLOORS = ("untrained", "band_statistics", "supervised")
@@ -47,7 +47,7 @@ class Setting(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """A task's labels: 0/1 targets by split (for pixel labels, which classes a training tile holds)."""
+    """A task's labels: 0/1 targets by split; for pixel labels, the share of each class in a tile."""
 
     name: str
     kind: str
@@ -150,8 +150,9 @@ def read_labels(setting: Setting) -> list[Labels]:
     for name in asked:
         task = contract.tasks[name]
         if task.kind == "pixel":
-            held = segment.present(setting.prepared, "train", task.feature, len(task.classes))
-            targets = {"train": held.astype(np.float64)}
+            targets = {
+                s: segment.shares(setting.prepared, s, task.feature, len(task.classes)) for s in ("train", split)
+            }
             out.append(Labels(name, task.kind, task.feature, task.classes, targets, ids, groups))
             continue
         targets = {}
@@ -236,13 +237,15 @@ class Judge:
     def measure(self, scores: np.ndarray) -> tuple[dict[str, np.ndarray], list[list[int]]]:
         """Every metric of one score matrix by resample, and confusion counts where a tile has one class.
 
-        Scores are [M, K], or [M, K, K] confusion counts of every tile for pixel labels.
+        Scores are [M, K]; for pixel labels [M, K, K] confusion counts of every tile, or [M, K] predicted shares.
         """
+        truth = self.labels.targets[self.setting.config.evaluate.score_split]
+        if self.labels.kind == "pixel" and scores.ndim == 2:
+            return metrics.regression(scores, truth, self.weights), []
         if self.labels.kind == "pixel":
             found = metrics.segmentation(scores, self.weights)
             named = {f"iou/{c}": found.pop(f"iou/{k}") for k, c in enumerate(self.labels.classes)}
             return found | named, scores.sum(0).tolist()
-        truth = self.labels.targets[self.setting.config.evaluate.score_split]
         if self.labels.kind == "single":
             counts = metrics.confusion(scores.argmax(1), truth.argmax(1), truth.shape[1])
             return metrics.single_label(scores, truth.argmax(1), self.weights), counts.tolist()
@@ -394,6 +397,22 @@ def _segment_cells(
             yield [judge.cell(group, label, seed, scores, f"rate {s.learning_rate:g}", protocol)]
 
 
+def _cover_cells(judge: Judge, group, source: Source, wanted: list[tuple[str, int]]) -> Iterator[list[cells_lib.Cell]]:
+    """Regression: the share of each class in a tile."""
+    e, shares = judge.setting.config.evaluate, judge.labels.targets["train"]
+    train, score = features.standardise(source.features("train"), source.features(e.score_split))
+    for label, seed in wanted:
+        members = judge.drawn[seed][label]
+        folds = probe.fold_numbers(shares[members] > 0, e.cv_folds, np.random.default_rng([seed, len(members)]))
+        predicted, chosen = regress.fit(
+            train[members], shares[members], folds, np.array(sorted(e.regularisation)), score
+        )
+        protocol = (
+            f"ridge regression of class shares; strength by {e.cv_folds}-fold cv inside the labels{source.remark}"
+        )
+        yield [judge.cell(group, label, seed, predicted, f"{chosen:.3g}", protocol)]
+
+
 _SCENES, _PIXELS = ("multi", "single"), ("pixel",)
 EVALUATORS = {
     "linear_probe": (_SCENES, _probe_cells),
@@ -401,6 +420,7 @@ EVALUATORS = {
     "knn": (_SCENES, _knn_cells),
     "finetune": (_SCENES, _trained_cells),
     "scratch": (_SCENES, _trained_cells),
+    "ridge_cover": (_PIXELS, _cover_cells),
     "segment_linear": (_PIXELS, _segment_cells),
     "segment_decoder": (_PIXELS, _segment_cells),
 }
@@ -485,7 +505,7 @@ def plan(setting: Setting, judges: Sequence[Judge]) -> list[Work]:
                 groups.append(("supervised", called, task, "scratch"))
             for group in groups:
                 most = {"finetune": e.finetune.seeds, "scratch": e.supervised.seeds}.get(group[3])
-                most = e.segmentation.seeds if kind == "pixel" else most
+                most = e.segmentation.seeds if group[3].startswith("segment") else most
                 wanted = [(label, seed) for label in judge.drawn[0] for seed in judge.seeds(label, most)]
                 work.append(Work(group, judge, wanted, shown, zeros))
     return work

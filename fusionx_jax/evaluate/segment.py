@@ -142,12 +142,13 @@ class Trainer:
         return np.stack(out)
 
 
-def present(prepared: tiles.Readable, split: str, feature: str, classes: int) -> np.ndarray:
-    """Which classes each tile of a split holds, for stratified subsets."""
+def shares(prepared: tiles.Readable, split: str, feature: str, classes: int) -> Float[np.ndarray, "tiles classes"]:
+    """The share of each class among a tile's labelled pixels; zero for a tile without any."""
     size = prepared.size(split)
     parts = []
     for start in range(0, size, 256):
         labels = prepared.read(split, np.arange(start, min(start + 256, size)), [feature])[feature]
         flat = labels.reshape(len(labels), -1)
-        parts.append(np.stack([(flat == c).any(1) for c in range(classes)], axis=1))
+        counts = np.stack([(flat == c).sum(1) for c in range(classes)], axis=1)
+        parts.append(counts / np.maximum(counts.sum(1, keepdims=True), 1))
     return np.concatenate(parts)

@@ -71,6 +71,7 @@ def make_model(config: ConfigDict, data: Mapping[str, ModalityContract]) -> Any:
             dtype=model.dtype,
             decoder_context=model.get("decoder_context", "others"),
             contrastive=model.get("contrastive", False),
+            own_depth=model.get("own_depth", 0),
             drop_path=model.get("drop_path", 0.0),
         )
     )

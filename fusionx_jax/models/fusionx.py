@@ -61,7 +61,8 @@ class FusionXConfig:
     """What a network is. `channels` is bands by modality, in the order tokens are concatenated.
 
     `decoder_context` says whose encoded tokens a modality's decoder attends to: the other modalities', or all.
-    `contrastive`: each modality's visible patches are also encoded alone and embedded, to be contrasted.
+    `own_depth` blocks of the encoder's depth are each modality's own, before the fusion block. `contrastive`: each
+    modality's visible patches are also encoded alone and embedded, to be contrasted.
     """
 
     channels: tuple[tuple[str, int], ...]
@@ -73,6 +74,7 @@ class FusionXConfig:
     decoder_context: str = "others"
     drop_path: float = 0.0
     contrastive: bool = False
+    own_depth: int = 0
 
     def __post_init__(self):
         if self.cross_attention not in CROSS_ATTENTION:
@@ -83,6 +85,8 @@ class FusionXConfig:
             raise InputError(
                 f"model.decoder_context is {self.decoder_context!r}; it must be one of {', '.join(DECODER_CONTEXT)}."
             )
+        if not 0 <= self.own_depth <= self.size.depth:
+            raise InputError(f"model.own_depth is {self.own_depth}; it must lie between 0 and {self.size.depth}.")
         if self.target not in TARGETS:
             raise InputError(f"target is {self.target!r}; it must be one of {', '.join(TARGETS)}.")
         for what in ("width", "decoder_width"):
@@ -116,12 +120,19 @@ class Encoder(nn.Module):
         tokens = {name: layers.Embed(size.width, dtype, name=f"embed_{name}")(seen[name]) for name in present}
         ok = {name: seen[name].ok for name in present}
         lengths = [tokens[name].shape[1] for name in present]
+        if self.config.own_depth:
+            for name in present:
+                own = layers.Blocks(
+                    self.config.own_depth, size.heads, size.mlp_ratio, dtype, self.config.drop_path, name=f"own_{name}"
+                )
+                tokens[name] = own(tokens[name], ok[name])
         tokens = self._first_block(tokens, ok, present)
         first = self.param("class_token", layers.token_init(), (1, 1, size.width)).astype(dtype)
         joint = jnp.concatenate(
             [jnp.broadcast_to(first, (len(tokens[present[0]]), 1, size.width))] + [tokens[n] for n in present], axis=1
         )
-        joint = layers.Blocks(size.depth, size.heads, size.mlp_ratio, dtype, self.config.drop_path, name="blocks")(
+        depth = size.depth - self.config.own_depth
+        joint = layers.Blocks(depth, size.heads, size.mlp_ratio, dtype, self.config.drop_path, name="blocks")(
             joint, join_ok(ok, tokens, present, lead=1)
         )
         joint = nn.LayerNorm(dtype=dtype, name="norm")(joint)

@@ -41,6 +41,7 @@ EVALUATORS = {
     "knn": "kNN",
     "finetune": "fine-tuned",
     "scratch": "",
+    "ridge_cover": "ridge regression of class shares",
     "segment_linear": "linear head",
     "segment_decoder": "light decoder",
 }
@@ -81,6 +82,8 @@ METRIC_NAMES = {
     "balanced_accuracy": "balanced accuracy",
     "miou": "mean IoU",
     "pixel_accuracy": "pixel accuracy",
+    "r2": "R²",
+    "rmse": "root mean squared error",
 }
 
 

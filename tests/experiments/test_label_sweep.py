@@ -43,6 +43,7 @@ def _table(workdir, name):
         return list(csv.DictReader(f))
 
 
+@pytest.mark.slow
 def test_rows_hold_every_method_with_its_pretraining_seeds(compared):
     rows = results.select(results.read(f"{compared}/results.csv"), metric="macro_map", modalities="s1+s2")
     assert {r.method for r in rows} == {*METHODS, "band_statistics"}
@@ -55,6 +56,7 @@ def test_rows_hold_every_method_with_its_pretraining_seeds(compared):
     assert whole["supervised_resnet"].evaluator == "scratch"
 
 
+@pytest.mark.slow
 def test_differences_are_paired_and_their_verdict_follows_the_interval(compared):
     rows = {
         (r.method, r.label): r.value
@@ -70,6 +72,7 @@ def test_differences_are_paired_and_their_verdict_follows_the_interval(compared)
         assert t["fusionx"] == ("wins" if low > 0 else "loses" if high < 0 else "ties")
 
 
+@pytest.mark.slow
 def test_costs_and_labels_needed_are_listed(compared):
     cost = {t["method"]: t for t in _table(compared, "methods.csv")}
     assert float(cost["fusionx"]["flops_per_pair"]) > 1e7
@@ -80,6 +83,7 @@ def test_costs_and_labels_needed_are_listed(compared):
     assert all(float(t["labels"]) >= float(t["least_tried"]) for t in needed)
 
 
+@pytest.mark.slow
 def test_a_second_time_nothing_is_trained_or_measured(compared, simulated, monkeypatch):
     from fusionx_jax import pretrain
     from fusionx_jax.evaluate import run
@@ -89,6 +93,7 @@ def test_a_second_time_nothing_is_trained_or_measured(compared, simulated, monke
     assert label_sweep.one(BASE, "fusionx", 0, compared, simulated, QUICK) == 0
 
 
+@pytest.mark.slow
 def test_the_page_of_a_comparison_shows_every_part(compared, tmp_path):
     workdir = shutil.copytree(compared, tmp_path / "w")
     assert command_line.main(["report", f"--workdir={workdir}"]) == 0
