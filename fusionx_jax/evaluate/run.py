@@ -281,10 +281,11 @@ class Judge:
 
 
 class Source(NamedTuple):
-    """A method as evaluators see it: frozen features of a split, or an encoder to train on (None: there is none)."""
+    """A method as evaluators see it: frozen features of a split, an encoder to train on, the modalities shown."""
 
     features: Callable[[str], np.ndarray]
-    encoder: features.Encoder | None
+    encoder: features.Encoder
+    shown: tuple[str, ...]
     remark: str = ""
 
 
@@ -354,11 +355,10 @@ def _trained_cells(
         )
     encoder = source.encoder
     start = (lambda seed: build.init_params(encoder.model, jax.random.key(seed))) if fresh else lambda _: encoder.params
-    modalities = tuple(m for m in group[1].split("+") if m in prepared.contract.modalities)
     data = prepared.contract.modalities
     network = finetune.make_network(
-        encoder, start, modalities, labels.kind, s, setting.config.evaluate.pooling,
-        {m: (data[m].height, data[m].width, len(data[m].bands)) for m in modalities},
+        encoder, start, source.shown, labels.kind, s, setting.config.evaluate.pooling,
+        {m: (data[m].height, data[m].width, len(data[m].bands)) for m in source.shown},
     )  # fmt: skip
     task = finetune.Task(labels.kind, labels.targets)
     sizes = [len(judge.drawn[seed][label]) for label, seed in wanted]
@@ -386,7 +386,7 @@ def _segment_cells(
     setting, labels = judge.setting, judge.labels
     s = setting.config.evaluate.segmentation
     trainer = segment.Trainer(
-        source.encoder, setting.prepared, labels.feature, group[1].split("+"), len(labels.classes),
+        source.encoder, setting.prepared, labels.feature, source.shown, len(labels.classes),
         group[3].removeprefix("segment_"), s,
     )  # fmt: skip
     with progress.Progress(len(wanted) * s.num_steps, f"{group[0]} {group[3]}, {group[1]}", "step") as bar:
@@ -441,18 +441,18 @@ def sources(setting: Setting, shown: str, zeros: tuple[str, ...]) -> dict[str, S
             pools = features.extract(encoder, setting.prepared, split, names, e.batch_size, cache, f"{method} features")
             return features.assemble(pools, e.pooling)
 
-        return Source(read, encoder, remark)
+        return Source(read, encoder, tuple(names), remark)
 
     out = {}
     for method, encoder in encoders(setting).items():
         if method == setting.method or method in e.floors:
             out[method] = of_encoder(method, dataclasses.replace(encoder, zeros=zeros))
     if "supervised" in e.floors:
-        out["supervised"] = Source(lambda _: np.zeros(0), out[setting.method].encoder, remark)
+        out["supervised"] = Source(lambda _: np.zeros(0), out[setting.method].encoder, tuple(names), remark)
     if "band_statistics" in e.floors:
         plain = baselines.PatchStatistics(out[setting.method].encoder.model.config)
         statistics = functools.cache(lambda split: features.band_statistics(setting.prepared, split, names))
-        out["band_statistics"] = Source(statistics, features.Encoder(plain, {}, normaliser_for(setting)))
+        out["band_statistics"] = Source(statistics, features.Encoder(plain, {}, normaliser_for(setting)), tuple(names))
     return out
 
 
