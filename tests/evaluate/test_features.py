@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 
 from fusionx_jax import tiles
 from fusionx_jax.evaluate import features, run
+from tests.helpers import run_script
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +74,36 @@ def test_features_do_not_depend_on_batch_mates(setting, simulated):
     a = pooled(encoder.params, prepared.read("test", [0, 1, 2, 3], ["s1", "s2"]))
     b = pooled(encoder.params, prepared.read("test", [0, 9, 8, 7], ["s1", "s2"]))
     assert np.allclose(a["s1_mean"][0], b["s1_mean"][0], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_every_tile_is_counted_once_on_eight_devices(trained, simulated, setting, tmp_path):
+    script = """
+import sys
+import jax, numpy as np
+from fusionx_jax.evaluate import features, run
+from tests.helpers import run_script
+assert jax.local_device_count() == 8
+setting = run.prepare_setting(sys.argv[1], sys.argv[2], [])
+found = features.extract(run.encoders(setting)["fusionx"], setting.prepared, "test", ["s1", "s2"], 17)
+np.savez(sys.argv[3], **found)
+"""
+    out = str(tmp_path / "found.npz")
+    done = run_script(script, trained, simulated, out, env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
+    assert done.returncode == 0, done.stderr
+    one = features.extract(run.encoders(setting)["fusionx"], tiles.PreparedSet(simulated), "test", ["s1", "s2"], 40)
+    with np.load(out) as eight:
+        for key, value in one.items():  # 40 tiles in batches of 24: the last is filled up
+            assert eight[key].shape == value.shape
+            assert np.allclose(eight[key], value, atol=1e-4)
+
+
+def test_zeros_for_an_absent_sensor_are_shown_and_absence_is_not(setting, simulated):
+    encoder = run.encoders(setting)["fusionx"]
+    prepared = tiles.PreparedSet(simulated)
+    wire = prepared.read("test", [0, 1], ["s1"])
+    absent = encoder.tokens(wire)
+    filled = dataclasses.replace(encoder, zeros=("s2",)).tokens(wire)
+    assert set(absent.groups) == {"s1"}
+    assert set(filled.groups) == {"s1", "s2"}
+    assert not np.allclose(absent.groups["s1"], filled.groups["s1"], atol=1e-3)
