@@ -12,6 +12,7 @@ from configs import demo
 # probe on the validation split (experiments/results/tuning.csv); nothing else was tuned for any of them.
 LEARNING_RATES = {
     "fusionx": 24e-3,
+    "fusionx_mid": 24e-3,
     "mae_s1": 24e-3,
     "mae_s2": 24e-3,
     "stacked_mae": 12e-3,
@@ -21,7 +22,7 @@ LEARNING_RATES = {
 }
 
 METHODS = (
-    "fusionx", "multimae", "croma", "stacked_mae", "mae_s1", "mae_s2", "contrastive", "untrained", "supervised_vit",
+    "fusionx", "fusionx_mid", "multimae", "croma", "stacked_mae", "mae_s1", "mae_s2", "contrastive", "untrained", "supervised_vit",
     "supervised_resnet",
 )  # fmt: skip
 # Masking, where the cross-attention is, mask ratio, what the decoder reads, target.
