@@ -22,8 +22,8 @@ LEARNING_RATES = {
 }
 
 METHODS = (
-    "fusionx", "fusionx_mid", "multimae", "croma", "stacked_mae", "mae_s1", "mae_s2", "contrastive", "untrained", "supervised_vit",
-    "supervised_resnet",
+    "fusionx", "fusionx_mid", "multimae", "croma", "stacked_mae", "mae_s1", "mae_s2", "contrastive", "untrained",
+    "supervised_vit", "supervised_resnet",
 )  # fmt: skip
 # Masking, where the cross-attention is, mask ratio, what the decoder reads, target.
 ABLATIONS = (
