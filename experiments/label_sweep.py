@@ -10,8 +10,10 @@ A method is a file of configs/methods/, with changes after slashes where an abla
 """
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -87,12 +89,14 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     running: dict[int, tuple[subprocess.Popen, str, int]] = {}
     failed, todo = [], list(wanted)
-    with progress.Progress(len(wanted), "sweep", "run") as bar:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with contextlib.ExitStack() as stack, progress.Progress(len(wanted), "sweep", "run") as bar:
         while todo or running:
             for slot in range(args.jobs):
                 if slot not in running and todo:
                     method, seed = todo.pop(0)
                     running[slot] = (_start(args, overrides, method, seed, slot, cores), method, seed)
+                    stack.callback(_stop, running[slot][0])
             for slot, (process, method, seed) in list(running.items()):
                 try:
                     status = process.wait(timeout=0.5)
@@ -120,6 +124,13 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
         names = ", ".join(f"{m} seed {s}" for m, s in failed)
         raise RunError(f"{len(failed)} of {len(wanted)} runs failed: {names}; run the same command again to go on.")
     return 0
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Ends a run that is still there when the sweep ends early; it keeps its newest checkpoint and its cells."""
+    if process.poll() is None:
+        process.terminate()
+        process.wait()
 
 
 def _known(workdir: str) -> dict[str, list[int]]:

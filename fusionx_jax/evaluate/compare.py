@@ -83,6 +83,7 @@ def members(workdir: str) -> dict[str, list[tuple[dict[str, Any], dict[Group, Ce
                 continue
             with open(path, encoding="utf-8") as f:
                 about = json.load(f)
+            about["context"]["checkpoint"] = os.path.relpath(place, workdir)  # tables travel, folders stay
             folder = os.path.join(place, "cells", os.path.basename(about["cells"]))
             out.setdefault(method, []).append((about, cells_lib.Store(folder).read_all()))
     return out

@@ -4,12 +4,13 @@ import csv
 import os
 import shlex
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from fusionx_jax import checkpoint, preprocess, tiles
+from fusionx_jax import config as config_lib
 from fusionx_jax.evaluate import compare, features, results, run
 from fusionx_jax.models import build
 from fusionx_jax.report import figures, page, style
@@ -254,6 +255,26 @@ def _protocol(rows: Sequence[results.Row]) -> list[str]:
     return lines
 
 
+class _Network(NamedTuple):
+    """A pretraining's network, with its weights and the normalisation of a data set for them."""
+
+    config: Any
+    saved: checkpoint.Saved
+    model: Any
+    params: Any
+    normaliser: preprocess.Normaliser
+
+
+def _network(place: str, prepared: tiles.Readable) -> _Network:
+    saved = checkpoint.find(place)
+    config = config_lib.from_json(saved.config)
+    model = build.make_model(config, saved.contract.modalities)
+    params = checkpoint.load_params(saved, jax.eval_shape(lambda: build.init_params(model, jax.random.key(0))))
+    weights = {m: saved.contract.modalities[m] for m in config.modalities}
+    normaliser = preprocess.make_normaliser(prepared.contract.modalities, weights, patch_size=config.model.patch_size)
+    return _Network(config, saved, model, params, normaliser)
+
+
 def _pictures(workdir, found, prepared, directory) -> list[dict[str, str]]:
     """Features, confusions and reconstructions of the first pretraining, as far as they can be had."""
     out = []
@@ -262,20 +283,14 @@ def _pictures(workdir, found, prepared, directory) -> list[dict[str, str]]:
         out += _class_pictures(workdir, found, prepared, task, directory)
     if compare.REFERENCE not in found:
         return out
-    place = os.path.join(workdir, compare.REFERENCE, "seed0")
-    setting = run.prepare_setting(place, prepared.directory, [])
-    weights = {m: setting.saved.contract.modalities[m] for m in setting.config.modalities}
-    fresh = jax.eval_shape(lambda: build.init_params(setting.model, jax.random.key(0)))
-    params = checkpoint.load_params(setting.saved, fresh)
-    normaliser = preprocess.make_normaliser(
-        prepared.contract.modalities, weights, patch_size=setting.config.model.patch_size
-    )
+    network = _network(os.path.join(workdir, compare.REFERENCE, "seed0"), prepared)
+    weights = {m: network.saved.contract.modalities[m] for m in network.config.modalities}
     rebuilt = figures.reconstructions(
-        setting.model, params, normaliser, prepared, weights, setting.config.masking,
-        page.config_lib.mask_ratios(setting.config), directory,
+        network.model, network.params, network.normaliser, prepared, weights, network.config.masking,
+        config_lib.mask_ratios(network.config), directory,
     )  # fmt: skip
     out.append({"figure": style.embed(rebuilt), "heading": "Reconstructions", "caption": "True, masked, rebuilt."})
-    crossed = figures.cross_predictions(setting.model, params, normaliser, prepared, weights, directory)
+    crossed = figures.cross_predictions(network.model, network.params, network.normaliser, prepared, weights, directory)
     if crossed:
         out.append(
             {
@@ -300,10 +315,11 @@ def _class_pictures(workdir, found, prepared, task, directory) -> list[dict[str,
         cell = cells.get(("1", 0))
         if cell is not None and cell.confusion:
             counts[method] = np.array(cell.confusion)
-        setting = run.prepare_setting(os.path.join(workdir, method, "seed0"), prepared.directory, [])
-        encoder = run.encoders(setting)[setting.method]
+        place = os.path.join(workdir, method, "seed0")
+        network = _network(place, prepared)
+        encoder = features.Encoder(network.model, {"encoder": network.params["encoder"]}, network.normaliser)
         pools = features.extract(
-            encoder, prepared, "test", shown.split("+"), 256, os.path.join(setting.workdir, "features"), method
+            encoder, prepared, "test", shown.split("+"), 256, os.path.join(place, "features"), f"{method} features"
         )
         points[method] = features.assemble(pools, "mean_std")[index]
     simulated = " (simulated)" if prepared.contract.simulated else ""
