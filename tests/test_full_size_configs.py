@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import label_sweep
+from experiments import sweep
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import modalities, preprocess, pretrain
 from fusionx_jax.evaluate import run
@@ -55,7 +55,7 @@ def _step(c, data):
 @pytest.mark.parametrize("base", sorted(SETS))
 def test_every_method_traces_at_full_size(base):
     for method in TRAINED:
-        c = label_sweep.load(f"configs/{base}.py", method, ())
+        c = sweep.load(f"configs/{base}.py", method, ())
         run.check(c)
         step, start, wire = _step(c, _contracts(base))
         shapes = jax.eval_shape(start)
@@ -66,7 +66,7 @@ def test_every_method_traces_at_full_size(base):
 
 @pytest.mark.parametrize("base", sorted(SETS))
 def test_a_step_at_reduced_size_runs_and_is_finite(base):
-    c = label_sweep.load(
+    c = sweep.load(
         f"configs/{base}.py", "fusionx",
         ["--config.model.size=mini", "--config.batch_size=2", "--config.model.dtype=float32", "--config.augment.crop=0"],
     )  # fmt: skip

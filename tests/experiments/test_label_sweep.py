@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import label_sweep
+from experiments import sweep
 from fusionx_jax import __main__ as command_line
 from fusionx_jax.contract import InputError
 from fusionx_jax.evaluate import compare, results
@@ -30,7 +30,7 @@ def compared(simulated, tmp_path_factory):
     seeds = {"fusionx": [0, 1], "untrained": [0, 1]}
     for method in METHODS:
         for seed in seeds.get(method, [0]):
-            assert label_sweep.one(BASE, method, seed, workdir, simulated, QUICK) == 0
+            assert sweep.one(BASE, method, seed, workdir, simulated, QUICK) == 0
     with open(f"{workdir}/{compare.SETTINGS_FILE}", "w") as f:
         members = {m: seeds.get(m, [0]) for m in METHODS}
         json.dump({"config": BASE, "dataset": simulated, "methods": members}, f)
@@ -90,7 +90,7 @@ def test_a_second_time_nothing_is_trained_or_measured(compared, simulated, monke
 
     monkeypatch.setattr(pretrain, "train_step", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(run.Judge, "cell", lambda *_: pytest.fail("measured again"))
-    assert label_sweep.one(BASE, "fusionx", 0, compared, simulated, QUICK) == 0
+    assert sweep.one(BASE, "fusionx", 0, compared, simulated, QUICK) == 0
 
 
 @pytest.mark.slow
@@ -109,9 +109,9 @@ def test_the_page_of_a_comparison_shows_every_part(compared, tmp_path):
 
 def test_unknown_methods_and_folders_are_refused(simulated, tmp_path):
     with pytest.raises(InputError, match="configs/methods/ has contrastive, croma, fusionx"):
-        label_sweep.load(BASE, "magic", ())
+        sweep.load(BASE, "magic", ())
     with pytest.raises(InputError, match="Unknown config key 'maskin'"):
-        label_sweep.load(BASE, "fusionx/maskin=consistent", ())
+        sweep.load(BASE, "fusionx/maskin=consistent", ())
     with pytest.raises(InputError, match="give the workdir of"):
         comparison.make(str(tmp_path))
 

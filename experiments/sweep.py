@@ -1,0 +1,149 @@
+"""What `experiments.label_sweep` does: runs of (method, pretraining seed), each in a process of its own."""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from fusionx_jax import config as config_lib
+from fusionx_jax import files, pretrain, progress, tiles
+from fusionx_jax.contract import InputError, RunError
+from fusionx_jax.evaluate import compare, results, run
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SETTINGS_FILE = compare.SETTINGS_FILE
+
+
+def folder(workdir: str, method: str, seed: int) -> str:
+    """Where one pretraining of a method lives."""
+    return os.path.join(workdir, method.replace("/", "+"), f"seed{seed}")
+
+
+def load(base: str, method: str, overrides: Sequence[str]) -> ConfigDict:
+    """A method's config on a base, with the method's own changes and the command line's.
+
+    Raises:
+      InputError: there is no such base or method, or a change does not fit.
+    """
+    name, *changes = method.split("/")
+    stem = os.path.splitext(os.path.basename(base))[0]
+    path = os.path.join(ROOT, "configs", "methods", f"{name}.py")
+    if not os.path.isfile(path) or name == "__init__":
+        known = sorted(f[:-3] for f in os.listdir(os.path.dirname(path)) if f.endswith(".py") and f[0] != "_")
+        raise InputError(f"There is no method {name!r}; configs/methods/ has {', '.join(known)}.")
+    c = config_lib.load_file(f"{path}:{stem}")
+    never_trained = not c.num_steps
+    c = config_lib.override(c, [f"--config.{change}" for change in changes])
+    c = config_lib.override(c, overrides)
+    with c.unlocked():
+        if never_trained:  # the command line's number of steps is for those that are
+            c.num_steps = 0
+        c.method = method
+        # The floors are methods of the sweep; band statistics need no network and go with the untrained one.
+        c.evaluate.floors = ("band_statistics",) if name == "untrained" else ()
+    return c
+
+
+def one(base: str, method: str, seed: int, workdir: str, dataset: str, overrides: Sequence[str]) -> int:
+    """Pretrains one method with one seed and measures its cells, as far as either is missing."""
+    c = load(base, method, overrides)
+    c.seed, c.dataset = seed, dataset
+    if seed:
+        c.evaluate.floors = ()
+    place = folder(workdir, method, seed)
+    status = pretrain.run(c, place)
+    if status:
+        return status
+    setting = run.prepare_setting(place, dataset, [], judged_by=c)
+    run.measure(setting)
+    with files.replacing(os.path.join(place, compare.MEMBER_FILE)) as f:
+        json.dump({**compare.describe(setting), "cells": run.cell_store(setting).directory}, f, indent=1)
+    return 0
+
+
+def run_all(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """All methods and seeds, `jobs` at a time, each in a process of its own; then the tables."""
+    methods = [m for m in args.methods.split(",") if m]
+    wanted = []
+    for seed in range(args.seeds):  # the first seed of every method before the second of any
+        for method in methods:
+            c = load(args.config, method, overrides)
+            if seed == 0 or "scratch" not in c.evaluate.evaluators:  # label subsets are that one's only seeds
+                wanted.append((method, seed))
+    os.makedirs(args.workdir, exist_ok=True)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    running: dict[int, tuple[subprocess.Popen, str, int]] = {}
+    failed, todo = [], list(wanted)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with contextlib.ExitStack() as stack, progress.Progress(len(wanted), "sweep", "run") as bar:
+        while todo or running:
+            for slot in range(args.jobs):
+                if slot not in running and todo:
+                    method, seed = todo.pop(0)
+                    running[slot] = (_start(args, overrides, method, seed, slot, cores), method, seed)
+                    stack.callback(_stop, running[slot][0])
+            for slot, (process, method, seed) in list(running.items()):
+                try:
+                    status = process.wait(timeout=0.5)
+                except subprocess.TimeoutExpired:
+                    continue
+                del running[slot]
+                bar.advance(1, f"{method} seed {seed}")
+                if status:
+                    failed.append((method, seed))
+                    log = os.path.join(folder(args.workdir, method, seed), "sweep.log")
+                    progress.logger.error("%s, seed %d: failed with status %d; see %s.", method, seed, status, log)
+    with files.replacing(os.path.join(args.workdir, SETTINGS_FILE)) as f:
+        known = _known(args.workdir)
+        members = {m: sorted({*known.get(m, []), *(s for n, s in wanted if n == m)}) for m in {*known, *methods}}
+        order = [*known, *(m for m in methods if m not in known)]
+        json.dump(
+            {"config": args.config, "dataset": tiles.absolute(args.dataset), "methods": {m: members[m] for m in order}},
+            f, indent=1,
+        )  # fmt: skip
+    compare.write_tables(args.workdir)
+    rows = results.read(os.path.join(args.workdir, results.FILE_NAME))
+    print(run.summary(rows))
+    print(f"Tables are in {args.workdir}. Next: fusionx report --workdir={args.workdir}")
+    if failed:
+        names = ", ".join(f"{m} seed {s}" for m, s in failed)
+        raise RunError(f"{len(failed)} of {len(wanted)} runs failed: {names}; run the same command again to go on.")
+    return 0
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Ends a run that is still there when the sweep ends early; it keeps its newest checkpoint and its cells."""
+    if process.poll() is None:
+        process.terminate()
+        process.wait()
+
+
+def _known(workdir: str) -> dict[str, list[int]]:
+    path = os.path.join(workdir, SETTINGS_FILE)
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)["methods"]
+
+
+def _start(args, overrides, method, seed, slot, cores) -> subprocess.Popen:
+    place = folder(args.workdir, method, seed)
+    os.makedirs(place, exist_ok=True)
+    command = [
+        sys.executable, "-m", "experiments.label_sweep", f"--config={args.config}", f"--methods={method}",
+        f"--workdir={args.workdir}", f"--dataset={args.dataset}", f"--only_seed={seed}", *overrides,
+    ]  # fmt: skip
+    share = len(cores) // args.jobs
+
+    def keep_to_cores():  # two runs on one core each do more than one on two: small products share threads badly
+        if args.jobs > 1 and share:
+            os.sched_setaffinity(0, cores[slot * share : (slot + 1) * share])
+
+    with open(os.path.join(place, "sweep.log"), "a", encoding="utf-8") as log:
+        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, preexec_fn=keep_to_cores)
