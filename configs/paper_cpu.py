@@ -63,9 +63,9 @@ def get_config(options: str = ""):
     s.tasks = ("multi",)
     s.seeds = 2
     s.batch_size = 32
-    s.num_steps = 300
-    s.min_steps = 60
-    s.eval_every = 30
+    s.num_steps = c.num_steps  # as many as pretraining takes, of the same batch
+    s.min_steps = 100
+    s.eval_every = 50
     s.val_tiles = 300
     s.learning_rates = (1e-3, 3e-3)
     e.finetune.update({k: s[k] for k in ("tasks", "batch_size", "num_steps", "min_steps", "eval_every", "val_tiles")})
