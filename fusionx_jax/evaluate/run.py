@@ -500,7 +500,9 @@ def plan(setting: Setting, judges: Sequence[Judge]) -> list[Work]:
             groups = [(m, called, task, x) for x in asked if kind in EVALUATORS[x][0] for m in methods]
             if zeros and e.zero_fill:
                 groups = [g for g in groups if g[0] != "band_statistics"]
-            groups = [g for g in groups if not (g[0] == "band_statistics" and g[3] in ("finetune", "scratch"))]
+            trained = {"finetune": e.finetune.tasks, "scratch": e.supervised.tasks}
+            groups = [g for g in groups if task in trained.get(g[3], (task,))]
+            groups = [g for g in groups if not (g[0] == "band_statistics" and g[3] in trained)]
             if "supervised" in e.floors and shown == shown_sets[0] and task in e.supervised.tasks and kind in _SCENES:
                 groups.append(("supervised", called, task, "scratch"))
             for group in groups:
