@@ -52,6 +52,7 @@ def _step(c, data):
     return step, start, wire
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", sorted(SETS))
 def test_every_method_traces_at_full_size(base):
     for method in TRAINED:

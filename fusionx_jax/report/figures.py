@@ -262,7 +262,7 @@ def confusion(counts: Mapping[str, np.ndarray], classes: Sequence[str], title: s
     """Confusion matrices of methods, each true class (row) as shares of its tiles."""
     plt = style.pyplot()
     size = 1.6 + 0.27 * len(classes)
-    figure, axes = plt.subplots(1, len(counts), figsize=(size * len(counts) + 0.8, size + 0.7), squeeze=False)
+    figure, axes = plt.subplots(1, len(counts), figsize=(size * len(counts) + 0.8, size + 1.6), squeeze=False)
     names = [c.replace("_", " ") for c in classes]
     for axis, (method, matrix) in zip(axes[0], counts.items()):
         share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)

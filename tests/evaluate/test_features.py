@@ -101,7 +101,7 @@ np.savez(sys.argv[3], **found)
 def test_zeros_for_an_absent_sensor_are_shown_and_absence_is_not(setting, simulated):
     encoder = run.encoders(setting)["fusionx"]
     prepared = tiles.PreparedSet(simulated)
-    wire = prepared.read("test", [0, 1], ["s1"])
+    wire = {"s1": jnp.asarray(prepared.read("test", [0, 1], ["s1"])["s1"])}
     absent = encoder.tokens(wire)
     filled = dataclasses.replace(encoder, zeros=("s2",)).tokens(wire)
     assert set(absent.groups) == {"s1"}
