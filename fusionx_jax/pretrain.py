@@ -245,11 +245,16 @@ def _rehearse(config, model, objective, contract, start_from) -> None:
     params = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
     if start_from is not None:
         checkpoint.check_params(start_from, params)
-    wire = {}
-    for name in config.modalities:
-        m = contract.modalities[name]
-        wire[name] = jax.ShapeDtypeStruct((config.batch_size, m.height, m.width, len(m.bands)), jnp.uint16)
-    jax.eval_shape(objective.loss, params, wire, jax.random.key(0))
+    jax.eval_shape(objective.loss, params, _abstract_batch(config, contract), jax.random.key(0))
+
+
+def _abstract_batch(config: ConfigDict, contract: Contract) -> dict[str, jax.ShapeDtypeStruct]:
+    """The wire tiles of a global batch, shapes only."""
+    chosen = {name: contract.modalities[name] for name in config.modalities}
+    return {
+        name: jax.ShapeDtypeStruct((config.batch_size, m.height, m.width, len(m.bands)), jnp.uint16)
+        for name, m in chosen.items()
+    }
 
 
 def flops_per_pair(config: ConfigDict, model: Any, contract: Contract) -> float:
@@ -262,10 +267,7 @@ def flops_per_pair(config: ConfigDict, model: Any, contract: Contract) -> float:
         modalities, modalities, side=config.augment.crop, patch_size=config.model.patch_size
     )
     objective = make_objective(config, model, normaliser)
-    wire = {
-        name: jax.ShapeDtypeStruct((config.batch_size, m.height, m.width, len(m.bands)), jnp.uint16)
-        for name, m in modalities.items()
-    }
+    wire = _abstract_batch(config, contract)
     with layers.unrolled():
         params = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
         step = jax.jit(lambda p, w: jax.grad(lambda q: objective.loss(q, w, jax.random.key(0))[0])(p))

@@ -94,7 +94,7 @@ class Shard:
                 at = self._chunk(at, size)
             self._tail(at, count, size)
         except BaseException:
-            self.close()
+            self.__del__()
             raise
 
     def _chunk(self, at: int, file_size: int) -> int:
@@ -158,13 +158,10 @@ class Shard:
         _read_into(self._descriptor, at, views)
         return gaps
 
-    def close(self) -> None:
+    def __del__(self, close=os.close):  # its own name for it: modules may be gone when the interpreter ends
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            close(self._descriptor)
             self._descriptor = -1
-
-    def __del__(self):
-        self.close()
 
 
 class LibraryShard:

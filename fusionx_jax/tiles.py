@@ -12,7 +12,7 @@ import functools
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,16 @@ def spread(size: int, count: int) -> np.ndarray:
     if size <= count:
         return np.arange(size)
     return np.unique(np.linspace(0, size - 1, count + 2).round().astype(int)[1:-1])
+
+
+def equal_batches(size: int, batch_size: int, multiple: int = 1) -> Iterator[tuple[np.ndarray, int]]:
+    """Batches over range(size), in order and all of one length, a multiple of `multiple`: one compiled program.
+
+    The last one is filled up from the beginning; each comes with how many of it count.
+    """
+    batch_size = -(-min(batch_size, size) // multiple) * multiple
+    for start in range(0, size, batch_size):
+        yield np.arange(start, start + batch_size) % size, min(batch_size, size - start)
 
 
 def host_share(indices: np.ndarray, process_index: int, process_count: int) -> np.ndarray:

@@ -177,8 +177,8 @@ def cost(found: Mapping[str, list]) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def write_tables(workdir: str) -> None:
-    """results.csv, differences.csv, labels_needed.csv and methods.csv of a comparison."""
+def write_tables(workdir: str) -> dict[str, list[tuple[dict[str, Any], dict[Group, Cells]]]]:
+    """results.csv, differences.csv, labels_needed.csv and methods.csv of a comparison; returns its `members`."""
     found = members(workdir)
     grouped = groups(found)
     rows = [row for group, (about, cells) in grouped.items() for row in results.from_cells(group, cells, about)]
@@ -195,3 +195,4 @@ def write_tables(workdir: str) -> None:
                 writer.writeheader()
                 for line in table:
                     writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in line.items()})
+    return found

@@ -126,15 +126,12 @@ def extract(
             progress.logger.warning("The cached features %s are damaged and will be computed again.", path)
     size = prepared.size(split)
     mesh = sharding.make_mesh(devices=jax.local_devices())
-    batch_size = -(-min(batch_size, size) // mesh.size) * mesh.size
     spread = sharding.batch_sharding(mesh)
     run = jax.jit(lambda params, wire: encoder.with_params(params).pooled(wire))
     params = jax.device_put(encoder.params, sharding.replicated(mesh))
     parts = []
     with progress.Progress(size, f"{what}, {split}, {'+'.join(modalities)}", "tile") as bar:
-        for start in range(0, size, batch_size):
-            index = np.arange(start, start + batch_size) % size  # the last batch is filled up, then cut: one shape
-            kept = min(batch_size, size - start)
+        for index, kept in tiles.equal_batches(size, batch_size, mesh.size):
             batch = prepared.read(split, index, modalities)
             found = run(params, jax.device_put(batch, spread))
             parts.append({k: np.asarray(v)[:kept] for k, v in found.items()})

@@ -187,12 +187,8 @@ def _scores(params, wire, *, encoder, pooling, rngs=None):
 
 
 def _score_split(network, params, prepared, split, index, batch_size: int = 200) -> np.ndarray:
-    size = len(index)
-    batch_size = min(batch_size, size)
     parts = []
-    for start in range(0, size, batch_size):
-        place = np.arange(start, start + batch_size) % size
-        kept = min(batch_size, size - start)
+    for place, kept in tiles.equal_batches(len(index), batch_size):
         wire = prepared.read(split, index[place], network.modalities)
         parts.append(np.asarray(network.scores(params, wire))[:kept])
     return np.concatenate(parts)

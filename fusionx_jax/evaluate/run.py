@@ -450,9 +450,10 @@ def sources(setting: Setting, shown: str, zeros: tuple[str, ...]) -> dict[str, S
     if "supervised" in e.floors:
         out["supervised"] = Source(lambda _: np.zeros(0), out[setting.method].encoder, tuple(names), remark)
     if "band_statistics" in e.floors:
-        plain = baselines.PatchStatistics(out[setting.method].encoder.model.config)
+        own = out[setting.method].encoder
+        plain = dataclasses.replace(own, model=baselines.PatchStatistics(own.model.config), params={}, zeros=())
         statistics = functools.cache(lambda split: features.band_statistics(setting.prepared, split, names))
-        out["band_statistics"] = Source(statistics, features.Encoder(plain, {}, normaliser_for(setting)), tuple(names))
+        out["band_statistics"] = Source(statistics, plain, tuple(names))
     return out
 
 
@@ -596,14 +597,14 @@ def measure(setting: Setting) -> dict[tuple[str, str, str, str], dict[tuple[str,
     return found
 
 
-def context(setting: Setting, unscored: dict[str, str] | None = None) -> results.Context:
+def context(setting: Setting) -> results.Context:
     """What result rows say beside their cells."""
     contract = setting.prepared.contract
     return results.Context(
         dataset=contract.name,
         simulated=contract.simulated,
         num_train=contract.splits["train"],
-        unscored=unscored if unscored is not None else _unscored(setting),
+        unscored=_unscored(setting),
         pooling=setting.config.evaluate.pooling,
         checkpoint=setting.saved.path,
         config_hash=setting.config_hash,

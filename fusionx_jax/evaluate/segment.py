@@ -22,8 +22,6 @@ from fusionx_jax import preprocess, progress, tiles
 from fusionx_jax.evaluate import features as features_lib
 from fusionx_jax.evaluate import metrics
 
-HEADS = ("linear", "decoder")
-
 
 class Head(nn.Module):
     """From a map of tokens [B, h, w, D] to class scores of every pixel [B, H, W, K]."""
@@ -130,14 +128,11 @@ class Trainer:
 
     def confusion(self, params: Any, split: str) -> Int[np.ndarray, "tiles classes classes"]:
         """Confusion counts of every tile of a split."""
-        size = self._prepared.size(split)
-        batch_size, out = min(self._settings.batch_size, size), []
-        for start in range(0, size, batch_size):
-            index = np.arange(start, start + batch_size) % size
+        out = []
+        for index, kept in tiles.equal_batches(self._prepared.size(split), self._settings.batch_size):
             batch = self._prepared.read(split, index, [*self._modalities, self._feature])
             labels = batch.pop(self._feature)
             predicted = np.asarray(self._predict(params, self._encoder.params, batch))
-            kept = min(batch_size, size - start)
             out += [metrics.confusion(p.ravel(), t.ravel(), self._classes) for p, t in zip(predicted[:kept], labels)]
         return np.stack(out)
 

@@ -25,8 +25,7 @@ def make(workdir: str) -> str:
       InputError: the folder is no comparison, or its data set is gone.
     """
     settings = compare.read_settings(workdir)
-    compare.write_tables(workdir)
-    found = compare.members(workdir)
+    found = compare.write_tables(workdir)
     prepared = tiles.open_sets(settings["dataset"])
     contract = prepared.contract
     directory = os.path.join(workdir, "figures")
@@ -58,18 +57,6 @@ def make(workdir: str) -> str:
             }
         )
     pictures = _pictures(workdir, found, prepared, directory)
-    notices = []
-    if contract.simulated:
-        notices.append(
-            "All data on this page are simulated. They compare methods under known difficulties and say nothing about "
-            "real land."
-        )
-    test_tiles = contract.splits.get("test", 0)
-    if test_tiles < page.FEW_TEST_TILES:
-        notices.append(
-            f"Too few tiles for a claim: {contract.splits.get('train', 0)} train and {test_tiles} test tiles. Read the "
-            "numbers as a check that everything runs on these data, not as a comparison of methods."
-        )
     seeds = {len(v) for m, v in found.items() if "/" not in m}
     html = style.render(
         "comparison.html",
@@ -77,7 +64,7 @@ def make(workdir: str) -> str:
         subtitle=f"{len({m for m in found if '/' not in m})} methods, {min(seeds)} to {max(seeds)} pretraining seeds; "
         + ", ".join(f"{n} {s}" for s, n in contract.splits.items())
         + " tiles",
-        notices=notices,
+        notices=page.notices(contract),
         claims=_verdicts(gaps),
         tasks=tasks,
         ablation=_ablation(rows),
@@ -141,7 +128,7 @@ def _gap_table(gaps: Sequence[dict[str, str]], shown: str) -> dict[str, Any] | N
             for label in labels:
                 g = by.get(label)
                 if g is None:
-                    cells.append({"value": "–", "interval": ""})
+                    cells.append(page.EMPTY_CELL)
                     continue
                 value, low, high = (100 * float(g[k]) for k in ("fusionx_minus_method", "ci_low", "ci_high"))
                 cells.append({"value": f"{value:+.1f}", "interval": f"{low:+.1f} to {high:+.1f}, {g['fusionx']}"})
@@ -172,7 +159,7 @@ def _ablation(rows: Sequence[results.Row]) -> dict[str, Any] | None:
         cells = [
             {"value": f"{100 * by[x].value:.1f}", "interval": f"{100 * by[x].ci_low:.1f}–{100 * by[x].ci_high:.1f}"}
             if x in by
-            else {"value": "–", "interval": ""}
+            else page.EMPTY_CELL
             for x in labels
         ]
         name = (
@@ -201,7 +188,7 @@ def _needed(table: Sequence[dict[str, str]]) -> dict[str, Any] | None:
             of = [
                 t for t in chosen if (t["method"], t["evaluator"]) == key and (t["to_match"], t["metric"]) == rival[:2]
             ]
-            cells.append(_needed_cell(of[0]) if of else {"value": "–", "interval": ""})
+            cells.append(_needed_cell(of[0]) if of else page.EMPTY_CELL)
         lines.append({"name": style.line_name(*key), "own": key[0] == "fusionx", "cells": cells})
     return {
         "columns": [
@@ -322,16 +309,15 @@ def _class_pictures(workdir, found, prepared, task, directory) -> list[dict[str,
             encoder, prepared, "test", shown.split("+"), 256, os.path.join(place, "features"), f"{method} features"
         )
         points[method] = features.assemble(pools, "mean_std")[index]
-    simulated = " (simulated)" if prepared.contract.simulated else ""
     if points:
         labels = prepared.read("test", index, [prepared.contract.tasks[task].feature])[
             prepared.contract.tasks[task].feature
         ]
-        title = f"{prepared.contract.name}{simulated}: t-SNE of {len(index)} test tiles' features, {shown.upper()}"
+        title = f"{prepared.contract.title}: t-SNE of {len(index)} test tiles' features, {shown.upper()}"
         path = figures.embedding(points, labels, classes, title, directory)
         out.append({"figure": style.embed(path), "heading": "Features", "caption": "Coloured by a tile's class."})
     if counts:
-        title = f"{prepared.contract.name}{simulated}: linear probe with all labels, {shown.upper()}"
+        title = f"{prepared.contract.title}: linear probe with all labels, {shown.upper()}"
         path = figures.confusion(counts, classes, title, directory)
         out.append(
             {"figure": style.embed(path), "heading": "Confusion", "caption": "Shares of each true class, in percent."}

@@ -11,13 +11,14 @@ import jax
 
 from fusionx_jax import checkpoint, preprocess, progress, tiles
 from fusionx_jax import config as config_lib
-from fusionx_jax.contract import InputError
+from fusionx_jax.contract import Contract, InputError
 from fusionx_jax.evaluate import compare as compare_lib
 from fusionx_jax.evaluate import results, run
 from fusionx_jax.models import build
 from fusionx_jax.report import figures, style, survey_page
 
 FEW_TEST_TILES = 500  # below this the page says that it carries no claim
+EMPTY_CELL = {"value": "–", "interval": ""}  # of a table for the template
 _SPLITS = ("train", "val", "test")
 TASK_NAMES = {"multi": "several classes a tile", "single": "one class a tile", "pixel": "a class for every pixel"}
 
@@ -66,7 +67,7 @@ def table(rows: Sequence[results.Row], metric: str, shown: str) -> dict[str, Any
         for label in labels:
             r = by.get(label)
             if r is None:
-                cells.append({"value": "–", "interval": ""})
+                cells.append(EMPTY_CELL)
                 continue
             seeds = "" if r.num_seeds == most else f", {r.num_seeds} seed{'s' * (r.num_seeds > 1)}"
             interval = f"{100 * r.ci_low:.1f}–{100 * r.ci_high:.1f}{seeds}" if r.ci_low == r.ci_low else ""
@@ -111,6 +112,25 @@ def class_table(rows: Sequence[results.Row], kind: str = "ap") -> dict[str, Any]
         "columns": [f"{style.look(m).short} {s.upper()}" for m, s in columns],
         "rows": lines,
     }
+
+
+def notices(contract: Contract, without: str = "") -> list[str]:
+    """What readers must know first: simulated data, too few tiles for a claim, or `without` where nothing is judged."""
+    out = []
+    if contract.simulated:
+        out.append(
+            "All data on this page are simulated. They compare methods under known difficulties and say nothing about "
+            "real land."
+        )
+    test_tiles = contract.splits.get("test", 0)
+    if without:
+        out.append(without)
+    elif test_tiles < FEW_TEST_TILES:
+        out.append(
+            f"Too few tiles for a claim: {contract.splits.get('train', 0)} train and {test_tiles} test tiles. Read the "
+            "numbers below as a check that everything runs on these data, not as a comparison of methods."
+        )
+    return out
 
 
 def make(workdir: str) -> str:
@@ -158,21 +178,7 @@ def make(workdir: str) -> str:
         )
         claims += compare(of, main)
 
-    notices = []
-    if contract.simulated:
-        notices.append(
-            "All data on this page are simulated. They compare methods under known difficulties and say nothing about "
-            "real land."
-        )
-    test_tiles = contract.splits.get("test", 0)
-    if rows and test_tiles < FEW_TEST_TILES:
-        notices.append(
-            f"Too few tiles for a claim: {contract.splits.get('train', 0)} train and {test_tiles} test tiles. Read the "
-            "numbers below as a check that everything runs on these data, not as a comparison of methods."
-        )
-    if not rows:
-        notices.append(f"No evaluation yet: run fusionx evaluate --workdir={workdir} --dataset={dataset}.")
-
+    nothing = "" if rows else f"No evaluation yet: run fusionx evaluate --workdir={workdir} --dataset={dataset}."
     model = build.make_model(config, saved.contract.modalities)
     fresh = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
     weights = {m: saved.contract.modalities[m] for m in config.modalities}
@@ -209,7 +215,7 @@ def make(workdir: str) -> str:
         subtitle=f"{config.model.size} network, {config.masking} masking, step {saved.step}; "
         f"{', '.join(f'{contract.splits[s]} {s}' for s in _SPLITS if s in contract.splits)} tiles of "
         + ", ".join(f"{n} ({m.level}, {len(m.bands)} bands)" for n, m in contract.modalities.items()),
-        notices=notices,
+        notices=notices(contract, nothing),
         claims=claims,
         tasks=tasks,
         classes=class_table(rows),
