@@ -36,9 +36,10 @@ def get_config(options: str = "") -> ConfigDict:
     c.model.size = "small"  # mini, tiny, small, base, large
     c.model.patch_size = 8
     c.model.cross_attention = "both"  # "encoder", "decoder", "both" or "none"
-    c.model.decoder_context = "others"  # or "all": whose tokens a modality's decoder attends to
-    c.model.own_depth = 0  # of family fusionx: blocks of each sensor's own before the fusion block
-    c.model.contrastive = False  # of family fusionx: also contrast the sensors, each encoded alone
+    c.model.decoder_context = "all"  # or "others": whose tokens a modality's decoder attends to
+    # The next two are of family fusionx. Where to fuse was compared in experiments/results: late, but not at the end.
+    c.model.own_share = 0.75  # of the joint blocks, made each sensor's own before the fusion block; 0 fuses at once
+    c.model.contrastive = True  # also contrast the sensors, each encoded alone
     c.model.dtype = "float32"  # "bfloat16" on accelerators
 
     c.augment = ConfigDict()

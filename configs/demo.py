@@ -13,16 +13,16 @@ def get_config(options: str = "") -> ConfigDict:
     del options
     c = default.get_config()
     c.dataset = "runs/prepared/simulated/1.0.0"
-    c.num_steps = 1000
+    c.num_steps = 800
     c.batch_size = 32
-    c.checkpoint_every = 250
+    c.checkpoint_every = 200
     c.keep_checkpoints = 2
     c.log_every = 20
     c.mask_ratio = 0.8
     c.model.size = "mini"
     # Chosen on this world's validation split among 3e-3 to 24e-3 (docs/demo.md); short runs want high rates.
     c.optimizer.learning_rate = 24e-3
-    c.optimizer.warmup_steps = 100
+    c.optimizer.warmup_steps = 80
     # Ten minutes on two cores set the rest: a coarser ridge grid, fewer folds and resamples, alike for all.
     c.evaluate.cv_folds = 3
     c.evaluate.single_sensor_tasks = ("multi",)

@@ -12,7 +12,7 @@ from configs import demo
 # probe on the validation split (experiments/results/tuning.csv); nothing else was tuned for any of them.
 LEARNING_RATES = {
     "fusionx": 24e-3,
-    "fusionx_mid": 24e-3,
+    "fusionx_early": 24e-3,
     "mae_s1": 24e-3,
     "mae_s2": 24e-3,
     "stacked_mae": 12e-3,
@@ -22,22 +22,25 @@ LEARNING_RATES = {
 }
 
 METHODS = (
-    "fusionx", "fusionx_mid", "multimae", "croma", "stacked_mae", "mae_s1", "mae_s2", "contrastive", "untrained",
+    "fusionx", "fusionx_early", "multimae", "croma", "stacked_mae", "mae_s1", "mae_s2", "contrastive", "untrained",
     "supervised_vit", "supervised_resnet",
 )  # fmt: skip
-# Masking, where the cross-attention is, mask ratio, what the decoder reads, target.
+# What the default adds to early fusion, one by one; masking, where the cross-attention is, mask ratio, what the
+# decoder reads, target.
 ABLATIONS = (
+    "fusionx/model.own_share=0.0",
+    "fusionx/model.contrastive=False",
+    "fusionx/model.decoder_context=others",
     "fusionx/masking=consistent",
-    "fusionx/masking=complementary",
-    "fusionx/masking=dirichlet",
-    "fusionx/masking=block",
-    "fusionx/masking=modality_drop",
-    *(f"fusionx/model.cross_attention={where}{m}" for where in ("none", "encoder", "decoder")
-      for m in ("", "/masking=consistent")),
     "fusionx/mask_ratio=0.6",
     "fusionx/mask_ratio=0.9",
-    "fusionx/model.decoder_context=all",
-    "fusionx/target=raw",
+    *(f"fusionx_early/masking={m}" for m in ("consistent", "complementary", "dirichlet", "block", "modality_drop")),
+    *(f"fusionx_early/model.cross_attention={where}{m}" for where in ("none", "encoder", "decoder")
+      for m in ("", "/masking=consistent")),
+    "fusionx_early/mask_ratio=0.6",
+    "fusionx_early/mask_ratio=0.9",
+    "fusionx_early/model.decoder_context=all",
+    "fusionx_early/target=raw",
 )  # fmt: skip
 ABLATION_SETTINGS = (
     "--config.evaluate.modalities=('s1+s2',)",

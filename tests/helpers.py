@@ -27,6 +27,9 @@ TINY = (
     "--config.label_fractions=(0.05,0.5,1.0)",
 )
 
+# A network with half as much to compile, for tests that are about something else.
+EARLY = ("--config.model.own_share=0.0", "--config.model.contrastive=False")
+
 
 def run_cli(*arguments: str, env: dict[str, str] | None = None, timeout: float = 300, **kwargs):
     """Runs `python -m …` in a process of its own, from the checkout."""

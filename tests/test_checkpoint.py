@@ -7,7 +7,7 @@ import pytest
 from fusionx_jax import checkpoint, contract, pretrain
 from fusionx_jax.contract import InputError
 from fusionx_jax.models import build
-from tests.helpers import TINY, run_script
+from tests.helpers import EARLY, TINY, run_script
 
 
 def test_a_checkpoint_is_understood_without_code_or_config_file(trained, simulated):
@@ -74,7 +74,7 @@ sys.exit(pretrain.run(c, sys.argv[1]))
 """
 
     def go(workdir, devices, steps, fsdp):
-        arguments = [*TINY, f"--config.dataset={simulated}", f"--config.mesh.fsdp={fsdp}"]
+        arguments = [*TINY, *EARLY, f"--config.dataset={simulated}", f"--config.mesh.fsdp={fsdp}"]
         done = run_script(
             script, str(workdir), str(steps), *arguments,
             env={"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"},

@@ -18,7 +18,7 @@ SETS = {
     "sen12ms": (modalities.SENTINEL1_GRD, modalities.SENTINEL2_L1C, 256),
     "ssl4eo_s12": (modalities.SENTINEL1_GRD, modalities.SENTINEL2_L2A, 264),
 }
-TRAINED = ("fusionx", "fusionx_mid", "mae_s1", "mae_s2", "stacked_mae", "multimae", "croma", "contrastive")
+TRAINED = ("fusionx", "fusionx_early", "mae_s1", "mae_s2", "stacked_mae", "multimae", "croma", "contrastive")
 
 
 def _contracts(base, side=None):

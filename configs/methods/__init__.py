@@ -25,3 +25,12 @@ def start(base: str, method: str) -> ConfigDict:
     c.method = method
     c.optimizer.learning_rate = getattr(module, "LEARNING_RATES", {}).get(method, c.optimizer.learning_rate)
     return c
+
+
+def plain(base: str, method: str) -> ConfigDict:
+    """As `start`, without what FusionX-Net's default adds to a joint encoder: own blocks, InfoNCE, the wide context."""
+    c = start(base, method)
+    c.model.own_share = 0.0
+    c.model.contrastive = False
+    c.model.decoder_context = "others"
+    return c

@@ -7,7 +7,7 @@ from configs import methods
 
 
 def get_config(options: str = ""):
-    c = methods.start(options, "contrastive")
+    c = methods.plain(options, "contrastive")
     c.model.family = "contrastive"
     c.contrast.temperature = 0.07
     c.augment.views.least_area = 0.4

@@ -7,7 +7,7 @@ from configs import methods
 
 
 def get_config(options: str = ""):
-    c = methods.start(options, "croma")
+    c = methods.plain(options, "croma")
     c.model.family = "croma"
     c.masking = "independent"  # with equal counts, as in the paper
     c.contrast.weight = 1.0

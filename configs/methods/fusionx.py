@@ -1,8 +1,6 @@
-"""FusionX-Net: cross-attention in the first encoder block and in the decoder, independent masks.
+"""FusionX-Net as it is by default: blocks of each sensor's own, then cross-attention and joint blocks.
 
 Run: `fusionx pretrain --config=configs/methods/fusionx.py:BASE --workdir=W --config.dataset=DIR`.
-The variants of Fus-MAE (arXiv 2401.02764, section 4) are `--config.model.cross_attention=encoder|decoder|both|none` and
-`--config.masking=independent|consistent`.
 """
 
 from configs import methods

@@ -1,17 +1,14 @@
-"""FusionX-Net with fusion in the middle: most blocks are each sensor's own, then cross-attention and joint blocks.
+"""FusionX-Net fused at the first block, as Fus-MAE is (arXiv 2401.02764, section 3).
 
-The decoders attend to all sensors' tokens, and the sensors, each encoded alone, are contrasted as well as rebuilt.
+Cross-attention in the first encoder block and in the decoder, which reads the other sensor alone; nothing contrasted.
+The paper's variants (section 4) are `--config.model.cross_attention=encoder|decoder|both|none` and
+`--config.masking=independent|consistent`.
 
-Run: `fusionx pretrain --config=configs/methods/fusionx_mid.py:BASE --workdir=W --config.dataset=DIR`.
+Run: `fusionx pretrain --config=configs/methods/fusionx_early.py:BASE --workdir=W --config.dataset=DIR`.
 """
 
 from configs import methods
-from fusionx_jax.models import fusionx
 
 
 def get_config(options: str = ""):
-    c = methods.start(options, "fusionx_mid")
-    c.model.own_depth = fusionx.SIZES[c.model.size].depth * 3 // 4
-    c.model.decoder_context = "all"
-    c.model.contrastive = True
-    return c
+    return methods.plain(options, "fusionx_early")

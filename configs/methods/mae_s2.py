@@ -8,7 +8,7 @@ from configs import methods
 
 
 def get_config(options: str = ""):
-    c = methods.start(options, "mae_s2")
+    c = methods.plain(options, "mae_s2")
     c.modalities = ("s2",)
     c.model.cross_attention = "none"  # with one sensor there is nothing to attend to: every block is an ordinary one
     return c

@@ -14,7 +14,7 @@ from configs import methods
 
 
 def get_config(options: str = ""):
-    c = methods.start(options, "multimae")
+    c = methods.plain(options, "multimae")
     c.model.cross_attention = "decoder"
     c.model.decoder_context = "all"
     c.masking = "dirichlet"

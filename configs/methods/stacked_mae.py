@@ -7,7 +7,7 @@ from configs import methods
 
 
 def get_config(options: str = ""):
-    c = methods.start(options, "stacked_mae")
+    c = methods.plain(options, "stacked_mae")
     c.model.family = "stacked"
     c.masking = "consistent"  # one patch holds all sensors
     return c

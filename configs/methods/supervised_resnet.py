@@ -8,7 +8,7 @@ from configs import methods
 
 
 def get_config(options: str = ""):
-    c = methods.start(options, "supervised_resnet")
+    c = methods.plain(options, "supervised_resnet")
     c.num_steps = 0
     c.model.family = "resnet"
     c.evaluate.pooling = "mean"  # global average pooling, as residual networks have

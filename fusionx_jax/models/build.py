@@ -60,18 +60,21 @@ def make_model(config: ConfigDict, data: Mapping[str, ModalityContract]) -> Any:
         raise InputError(f"model.size is {model.size!r}; it must be one of {', '.join(fusionx.SIZES)}.")
     if model.dtype not in ("float32", "bfloat16"):
         raise InputError(f"model.dtype is {model.dtype!r}; it must be 'float32' or 'bfloat16'.")
-    changes = {k: model[k] for k in _SIZE_FIELDS if k in model}
+    own_share = model.get("own_share", 0.0)
+    if not 0 <= own_share <= 1:
+        raise InputError(f"model.own_share is {own_share}; it must lie between 0 and 1.")
+    size = dataclasses.replace(fusionx.SIZES[model.size], **{k: model[k] for k in _SIZE_FIELDS if k in model})
     return FAMILIES[family(config)](
         fusionx.FusionXConfig(
             channels=tuple((m, len(data[m].bands)) for m in config.modalities),
             patch_size=model.patch_size,
-            size=dataclasses.replace(fusionx.SIZES[model.size], **changes),
+            size=size,
             cross_attention=model.cross_attention,
             target=config.target,
             dtype=model.dtype,
             decoder_context=model.get("decoder_context", "others"),
             contrastive=model.get("contrastive", False),
-            own_depth=model.get("own_depth", 0),
+            own_depth=int(size.depth * own_share),
             drop_path=model.get("drop_path", 0.0),
         )
     )

@@ -1,18 +1,19 @@
 """FusionX-Net: masked autoencoding of co-registered sensors with cross-attention fusion.
 
 After Fus-MAE (arXiv 2401.02764), section 3. Encoder: each modality has its own patch embedding, applied to visible
-patches only; in the first block every modality attends to all others (`[x; y] + [CA(x<-y); CA(y<-x)]`, then a shared
-MLP: early fusion); a class token joins and standard blocks run over the joint sequence. Decoder: per modality the
-sequence is filled up with mask tokens, attends to the other modalities' encoded tokens (feature-level fusion), passes
-a light transformer and a linear head that predicts the patch's pixels.
+patches only, and `own_depth` blocks of its own; in the fusion block every modality attends to all others
+(`[x; y] + [CA(x<-y); CA(y<-x)]`, then a shared MLP); a class token joins and standard blocks run over the joint
+sequence. Decoder: per modality the sequence is filled up with mask tokens, attends to the modalities' encoded tokens
+(feature-level fusion), passes a light transformer and a linear head that predicts the patch's pixels.
 
 With `contrastive` the encoder also sees every modality alone, as when the others are missing, and InfoNCE (CROMA, arXiv
 2311.00566) draws the embeddings of one tile together: reconstruction alone asks little of a tile's summary.
 
-Differences from the paper: that contrastive term; the decoder's cross-attention reads the others' *visible* tokens
-rather than their filled-up sequence (mask tokens carry a position and nothing else), and any number of modalities runs
-through the same code. A modality that is absent is left out of the sequence; with none other present the
-cross-attention term is left out too.
+Differences from the paper: there the fusion block is the first (`own_depth` 0), a decoder attends to the other
+modality alone, and nothing is contrasted; the decoder's cross-attention here reads *visible* tokens rather than a
+filled-up sequence (mask tokens carry a position and nothing else), and any number of modalities runs through the same
+code. A modality that is absent is left out of the sequence; with none other present the cross-attention term is left
+out too.
 """
 
 import dataclasses
@@ -85,8 +86,6 @@ class FusionXConfig:
             raise InputError(
                 f"model.decoder_context is {self.decoder_context!r}; it must be one of {', '.join(DECODER_CONTEXT)}."
             )
-        if not 0 <= self.own_depth <= self.size.depth:
-            raise InputError(f"model.own_depth is {self.own_depth}; it must lie between 0 and {self.size.depth}.")
         if self.target not in TARGETS:
             raise InputError(f"target is {self.target!r}; it must be one of {', '.join(TARGETS)}.")
         for what in ("width", "decoder_width"):
@@ -105,64 +104,71 @@ class FusionXConfig:
 
 
 class Encoder(nn.Module):
-    """Tokens of the visible patches of every present modality, fused from the first block on."""
+    """Tokens of the visible patches of every present modality: blocks of its own, then fused ones."""
 
     config: FusionXConfig
 
-    @nn.compact
-    def __call__(
-        self,
-        seen: Mapping[str, layers.Seen],
-    ) -> layers.Tokens:
-        """Class token and tokens by modality, after the final norm."""
-        size, dtype = self.config.size, jnp.dtype(self.config.dtype)
-        present = [name for name in self.config.names if name in seen]
-        tokens = {name: layers.Embed(size.width, dtype, name=f"embed_{name}")(seen[name]) for name in present}
-        ok = {name: seen[name].ok for name in present}
-        lengths = [tokens[name].shape[1] for name in present]
-        if self.config.own_depth:
-            for name in present:
-                own = layers.Blocks(
-                    self.config.own_depth, size.heads, size.mlp_ratio, dtype, self.config.drop_path, name=f"own_{name}"
-                )
-                tokens[name] = own(tokens[name], ok[name])
-        tokens = self._first_block(tokens, ok, present)
-        first = self.param("class_token", layers.token_init(), (1, 1, size.width)).astype(dtype)
-        joint = jnp.concatenate(
-            [jnp.broadcast_to(first, (len(tokens[present[0]]), 1, size.width))] + [tokens[n] for n in present], axis=1
-        )
-        depth = size.depth - self.config.own_depth
-        joint = layers.Blocks(depth, size.heads, size.mlp_ratio, dtype, self.config.drop_path, name="blocks")(
-            joint, join_ok(ok, tokens, present, lead=1)
-        )
-        joint = nn.LayerNorm(dtype=dtype, name="norm")(joint)
-        out, start = {}, 1
-        for name, length in zip(present, lengths):
-            out[name] = joint[:, start : start + length]
-            start += length
-        return layers.Tokens(joint[:, 0], out, ok)
+    def setup(self):
+        c, size, dtype = self.config, self.config.size, jnp.dtype(self.config.dtype)
 
-    def _first_block(self, tokens, ok, present):
-        """Early fusion, or an ordinary joint block where the config leaves the encoder's cross-attention out."""
-        size, dtype = self.config.size, jnp.dtype(self.config.dtype)
-        if self.config.cross_attention not in ("both", "encoder"):
-            joint = jnp.concatenate([tokens[n] for n in present], axis=1)
-            joint, _ = layers.Block(size.heads, size.mlp_ratio, dtype, name="first")(
-                joint, join_ok(ok, tokens, present)
-            )
-            return dict(zip(present, jnp.split(joint, _offsets(tokens, present), axis=1)))
-        normed = {n: nn.LayerNorm(dtype=dtype, name=f"fusion_norm_{n}")(tokens[n]) for n in present}
+        def blocks(depth):
+            return layers.Blocks(depth, size.heads, size.mlp_ratio, dtype, c.drop_path)
+
+        self.embed = {n: layers.Embed(size.width, dtype) for n in c.names}
+        if c.own_depth:
+            self.own = {n: blocks(c.own_depth) for n in c.names}
+        if c.cross_attention in ("both", "encoder"):
+            self.fusion_norm = {n: nn.LayerNorm(dtype=dtype) for n in c.names}
+            self.fusion = {n: layers.CrossAttention(size.heads, dtype) for n in c.names}
+            self.fusion_mlp_norm = nn.LayerNorm(dtype=dtype)
+            self.fusion_mlp = layers.Mlp(size.mlp_ratio, dtype)
+        else:
+            self.first = layers.Block(size.heads, size.mlp_ratio, dtype)
+        self.class_token = self.param("class_token", layers.token_init(), (1, 1, size.width))
+        self.blocks = blocks(size.depth - c.own_depth)
+        self.norm = nn.LayerNorm(dtype=dtype)
+
+    def __call__(self, seen: Mapping[str, layers.Seen]) -> layers.Tokens:
+        """Class token and tokens by modality, after the final norm."""
+        return self.fuse(self.alone(seen), {n: seen[n].ok for n in seen})
+
+    def alone(self, seen: Mapping[str, layers.Seen]) -> dict[str, Float[Array, "batch _tokens dim"]]:
+        """Every modality's tokens after its own blocks: nothing of the others is in them."""
+        tokens = {n: self.embed[n](seen[n]) for n in self.config.names if n in seen}
+        if not self.config.own_depth:
+            return tokens
+        return {n: self.own[n](tokens[n], seen[n].ok) for n in tokens}
+
+    def fuse(
+        self,
+        tokens: Mapping[str, Float[Array, "batch _tokens dim"]],
+        ok: Mapping[str, Bool[Array, "batch _tokens"] | None],
+    ) -> layers.Tokens:
+        """The fusion block and the joint blocks over the tokens of `alone`, of all modalities or of some."""
+        present = list(tokens)
+        width, dtype = self.config.size.width, jnp.dtype(self.config.dtype)
+        cross = self.config.cross_attention in ("both", "encoder")
+        joint = self._fusion_block(tokens, ok) if cross else self._joint_block(tokens, ok)
+        first = jnp.broadcast_to(self.class_token.astype(dtype), (joint.shape[0], 1, width))
+        joint = self.norm(self.blocks(jnp.concatenate([first, joint], axis=1), join_ok(ok, tokens, present, lead=1)))
+        groups = dict(zip(present, jnp.split(joint[:, 1:], _offsets(tokens, present), axis=1)))
+        return layers.Tokens(joint[:, 0], groups, {n: ok[n] for n in present})
+
+    def _joint_block(self, tokens, ok):
+        """An ordinary block, where the config leaves the encoder's cross-attention out."""
+        return self.first(jnp.concatenate(list(tokens.values()), axis=1), join_ok(ok, tokens, list(tokens)))[0]
+
+    def _fusion_block(self, tokens, ok):
+        """Every modality attends to all others; then a shared MLP."""
+        normed = {n: self.fusion_norm[n](x) for n, x in tokens.items()}
         fused = dict(tokens)
-        if len(present) > 1:
-            for name in present:
-                others = [o for o in present if o != name]
+        if len(tokens) > 1:
+            for name in tokens:
+                others = [o for o in tokens if o != name]
                 context = jnp.concatenate([normed[o] for o in others], axis=1)
-                attention = layers.CrossAttention(size.heads, dtype, name=f"fusion_{name}")
-                fused[name] = tokens[name] + attention(normed[name], context, join_ok(ok, tokens, others))
-        joint = jnp.concatenate([fused[n] for n in present], axis=1)
-        mlp = layers.Mlp(size.mlp_ratio, dtype, name="fusion_mlp")
-        joint = joint + mlp(nn.LayerNorm(dtype=dtype, name="fusion_mlp_norm")(joint))
-        return dict(zip(present, jnp.split(joint, _offsets(tokens, present), axis=1)))
+                fused[name] += self.fusion[name](normed[name], context, join_ok(ok, tokens, others))
+        joint = jnp.concatenate(list(fused.values()), axis=1)
+        return joint + self.fusion_mlp(self.fusion_mlp_norm(joint))
 
 
 def _offsets(tokens, present):
@@ -247,14 +253,17 @@ class FusionX(nn.Module):
     ) -> layers.Output:
         """Predicts every patch of the modalities in `masks` from the visible patches of those in `images`."""
         p = self.config.patch_size
-        tokens = self.encode(images, {n: masks[n] for n in images})
+        seen = layers.see(images, {n: masks[n] for n in images}, None, p, self.config.size.width)
+        ok = {n: seen[n].ok for n in seen}
+        own = self.encoder.alone(seen)
+        tokens = self.encoder.fuse(own, ok)
         grids = {n: layers.grid(images[n] if n in images else next(iter(images.values())), p) for n in masks}
         positions = {n: layers.sincos_positions(*g, self.config.size.decoder_width) for n, g in grids.items()}
         embedded = {}
         if self.config.contrastive and len(images) > 1:
             for n in images:
-                alone = self.encode({n: images[n]}, {n: masks[n]})
-                embedded[n] = self.projectors[n](layers.average(alone.groups[n], alone.ok[n]))
+                alone = self.encoder.fuse({n: own[n]}, ok)
+                embedded[n] = self.projectors[n](layers.average(alone.groups[n], ok[n]))
         return layers.Output(self.decoder(tokens.groups, masks, positions, self.config.outputs), embedded)
 
     def encode(

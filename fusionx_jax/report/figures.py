@@ -73,10 +73,12 @@ def loss_curves(path: str, directory: str, simulated: bool) -> str | None:
     figure, axes = plt.subplots(1, 2, figsize=(8.2, 2.8))
     for key, colour in zip(sorted(names), ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7")):
         values = np.array([float(r[key]) for r in table])
-        label = "sum, weighted" if key == "loss" else key.removeprefix("loss_")
+        label = {"loss": "sum, weighted", "loss_contrast": "InfoNCE"}.get(
+            key, f"{key.removeprefix('loss_')}, squared error"
+        )
         axes[0].plot(steps, values, color=colour, label=label, lw=1.2)
     axes[0].set_xlabel("step")
-    axes[0].set_ylabel("squared error on hidden patches")
+    axes[0].set_ylabel("loss")
     axes[0].legend()
     rates = np.array([float(r["pairs_per_s"]) for r in table])
     axes[1].plot(steps, rates, color="#0072B2", lw=1.2)

@@ -23,7 +23,7 @@ class Look(NamedTuple):
 # Okabe & Ito's palette, then two greys and a brown; known methods in the order of tables.
 METHODS = {
     "fusionx": Look("FusionX-Net", "FusionX-Net", "#0072B2", "o"),
-    "fusionx_mid": Look("FusionX-Net, fused in the middle", "FusionX mid", "#003F6B", "h"),
+    "fusionx_early": Look("FusionX-Net, fused at the first block", "FusionX early", "#003F6B", "h"),
     "mae_s1": Look("MAE, S1 alone", "MAE S1", "#56B4E9", "<"),
     "mae_s2": Look("MAE, S2 alone", "MAE S2", "#009E73", ">"),
     "stacked_mae": Look("MAE, stacked channels", "stacked", "#D55E00", "v"),

@@ -37,7 +37,7 @@ def run(family, method="__call__", **changes):
     return functools.partial(jax.jit(functools.partial(model.apply, method=method)), params)
 
 
-CASES = [("stacked", {}), ("croma", {}), ("contrastive", {}), ("fusionx", {"contrastive": True})]
+CASES = [("stacked", {}), ("croma", {}), ("contrastive", {}), ("fusionx", {"contrastive": True, "own_depth": 1})]
 
 
 @pytest.mark.parametrize(("family", "changes"), CASES)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fusionx_jax import masking
+from configs import default
+from fusionx_jax import masking, tiles
 from fusionx_jax.contract import InputError
 from fusionx_jax.models import build, fusionx
 
@@ -176,3 +177,25 @@ def test_a_decoder_that_attends_to_all_sees_its_own_sensor_too():
         lambda path, p: p * 2 if any("cross_s1" in str(k) for k in path) else p, params
     )
     assert not np.allclose(before, run(model)(stirred, alone, {"s1": masks["s1"]}).predicted["s1"], atol=1e-4)
+
+
+def test_own_blocks_and_what_is_contrasted_know_one_sensor_alone():
+    model, params, images, masks = make(own_depth=1, contrastive=True)
+    changed = {**images, "s2": images["s2"] + 1.0}
+    before, after = (run(model)(params, x, masks) for x in (images, changed))
+    assert np.allclose(before.embedded["s1"], after.embedded["s1"], atol=1e-6)
+    assert not np.allclose(before.embedded["s2"], after.embedded["s2"], atol=1e-3)
+    assert not np.allclose(before.predicted["s1"], after.predicted["s1"], atol=1e-3)
+    assert set(params["params"]["encoder"]) >= {"own_s1", "own_s2"}
+    assert params["params"]["encoder"]["blocks"]["scan"]["norm1"]["scale"].shape[0] == SIZE.depth - 1
+
+
+def test_the_share_of_own_blocks_follows_the_size_and_must_be_a_share(simulated):
+    contract = tiles.open_sets(simulated).contract
+    for size, own in (("mini", 3), ("base", 8), ("large", 17)):  # three quarters of 4, 11 and 23 joint blocks
+        config = default.get_config()
+        config.model.size = size
+        assert build.make_model(config, contract.modalities).config.own_depth == own
+    config.model.own_share = 1.5
+    with pytest.raises(InputError, match="own_share is 1.5; it must lie between 0 and 1"):
+        build.make_model(config, contract.modalities)
