@@ -10,6 +10,7 @@ COMMANDS = {
     "evaluate": ("fusionx_jax.evaluate.run", "judge it where labels are few, beside the floors"),
     "report": ("fusionx_jax.report.page", "make tables, figures and one HTML page of a workdir"),
     "inspect": ("fusionx_jax.survey", "show what prepared sets hold, and what looks wrong"),
+    "export": ("fusionx_jax.export", "write a trained encoder for others: Orbax, safetensors, StableHLO"),
     "bench": ("fusionx_jax.bench", "measure speed as ratios against named alternatives"),
 }
 

@@ -138,30 +138,37 @@ def find(path: str) -> Saved:
     return Saved(step, config, contract_lib.from_dict(raw, chosen), chosen)
 
 
-def load_params(saved: Saved, abstract_params: Any) -> Any:
+def load_params(saved: Saved, abstract_params: Any, part: bool = False) -> Any:
     """Only the parameters of a checkpoint, on the shardings of `abstract_params` (or one local device).
+
+    With `part`, `abstract_params` are some of the network's ("encoder"), and the others are not read.
 
     Raises:
       InputError: the parameters have other names or shapes than the network needs.
     """
-    metadata = check_params(saved, abstract_params)
+    metadata = check_params(saved, abstract_params, part)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or device),
         abstract_params,
     )
-    rest = {k: jax.tree.map(lambda _: ocp.PLACEHOLDER, v) for k, v in metadata.items() if k != "params"}
-    return ocp.load_checkpointables(saved.path, {"state": {"params": wanted, **rest}})["state"]["params"]
+    passed_over = jax.tree.map(lambda _: ocp.PLACEHOLDER, metadata)
+    wanted = {**passed_over["params"], **wanted}
+    found = ocp.load_checkpointables(saved.path, {"state": {**passed_over, "params": wanted}})["state"]["params"]
+    return {k: found[k] for k in abstract_params}
 
 
-def check_params(saved: Saved, abstract_params: Any) -> Any:
+def check_params(saved: Saved, abstract_params: Any, part: bool = False) -> Any:
     """Refuses a checkpoint whose parameters are not those of a network; returns the metadata of its state.
+
+    With `part` it may hold more than `abstract_params`.
 
     Raises:
       InputError: they have other names or shapes.
     """
     metadata = ocp.checkpointables_metadata(saved.path).metadata["state"]
-    stored = jax.tree.map(lambda x: tuple(x.shape), metadata["params"])
+    stored = {k: v for k, v in metadata["params"].items() if k in abstract_params or not part}
+    stored = jax.tree.map(lambda x: tuple(x.shape), stored)
     needed = jax.tree.map(lambda x: tuple(x.shape), abstract_params)
     if jax.tree.leaves_with_path(stored, is_leaf=_is_shape) != jax.tree.leaves_with_path(needed, is_leaf=_is_shape):
         raise InputError(

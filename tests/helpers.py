@@ -60,7 +60,7 @@ def run_script(script: str, *arguments: str, env: dict[str, str] | None = None, 
     return subprocess.run(
         [sys.executable, "-c", script, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), **(env or {})},
         capture_output=True,
         text=True,
         timeout=timeout,

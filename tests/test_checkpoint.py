@@ -58,6 +58,7 @@ def test_folders_without_a_checkpoint_say_so(tmp_path, trained):
         checkpoint.find(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_saved_on_eight_devices_restores_on_four_and_one(tmp_path, simulated):
     # The schedule belongs to the run, which stays one of six steps: the process ends itself after some of them.
     script = """

@@ -75,6 +75,15 @@ def test_the_demo_leaves_its_page_and_beats_the_floors_at_few_labels(checkout):
         assert float(of["fusionx", fraction]["ci_low"]) > float(of["untrained", fraction]["ci_high"])
 
 
+@pytest.mark.slow
+def test_every_snippet_of_python_in_the_readme_runs(checkout):
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    assert snippets
+    for snippet in snippets:
+        (checkout / "snippet.py").write_text(snippet)
+        assert "(4, 512)" in run(f"{sys.executable} snippet.py", checkout).stdout
+
+
 def _of_scenes(command: str) -> bool:
     return bool(re.search(r"samples|scenes|terramesh", command))
 

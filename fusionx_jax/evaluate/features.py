@@ -56,7 +56,10 @@ class Encoder:
         self, wire: Mapping[str, Array], rngs: Mapping[str, Array] | None = None
     ) -> dict[str, Float[Array, "batch _dim"]]:
         """All poolings of a batch: "class" (the summary token), and mean and deviation of each group's tokens."""
-        tokens = self.tokens(wire, rngs)
+        return self.pools(self.tokens(wire, rngs))
+
+    def pools(self, tokens: layers.Tokens) -> dict[str, Float[Array, "batch _dim"]]:
+        """All poolings of what `tokens` gives."""
         out = {"class": tokens.summary.astype(jnp.float32)}
         for name, group in tokens.groups.items():
             out[f"{name}_mean"], out[f"{name}_std"] = pool(group.astype(jnp.float32), tokens.ok[name])

@@ -55,7 +55,7 @@ class StackedMAE(nn.Module):
         if mask.visible_ok is not None:  # a place counts where any sensor has data
             mask = mask._replace(visible_ok=jnp.stack([m.visible_ok for m in masks.values()]).any(0))
         tokens = self._encode(images, {"stacked": mask}, None)
-        positions = layers.sincos_positions(*layers.grid(some, config.patch_size), config.size.decoder_width)
+        positions = sincos_positions(*layers.grid(some, config.patch_size), config.size.decoder_width)
         total = sum(config.outputs.values())
         predicted = self.decoder(tokens.groups, {"stacked": mask}, {"stacked": positions}, {"stacked": total})
         edges = [sum(list(config.outputs.values())[: i + 1]) for i in range(len(config.outputs) - 1)]
@@ -160,7 +160,7 @@ class _CromaHead(nn.Module):
     def __call__(self, tokens: layers.Tokens, masks: Masks, grid: tuple[int, int]) -> layers.Output:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         size, mask = c.size, masks[c.names[0]]
-        positions = jnp.asarray(layers.sincos_positions(*grid, size.decoder_width))
+        positions = jnp.asarray(sincos_positions(*grid, size.decoder_width))
         known = layers.linear(tokens.groups["fused"], size.decoder_width, "project", dtype)
         known = known + jnp.take(positions, mask.visible, axis=0).astype(dtype)
         blank = self.param("mask", layers.token_init(), (size.decoder_width,))

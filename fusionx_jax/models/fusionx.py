@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float
 from fusionx_jax.contract import InputError
 from fusionx_jax.masking import Mask
 from fusionx_jax.models import layers
+from fusionx_jax.positions import sincos_positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +259,7 @@ class FusionX(nn.Module):
         own = self.encoder.alone(seen)
         tokens = self.encoder.fuse(own, ok)
         grids = {n: layers.grid(images[n] if n in images else next(iter(images.values())), p) for n in masks}
-        positions = {n: layers.sincos_positions(*g, self.config.size.decoder_width) for n, g in grids.items()}
+        positions = {n: sincos_positions(*g, self.config.size.decoder_width) for n, g in grids.items()}
         embedded = {}
         if self.config.contrastive and len(images) > 1:
             for n in images:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
 from fusionx_jax.masking import Mask
+from fusionx_jax.positions import sincos_positions
 
 _dense_init = nn.initializers.xavier_uniform()
 _unroll = 4  # blocks in one turn of the scan: on CPU a step is 14 % faster than one by one, and compiles as quickly
@@ -58,16 +59,6 @@ def linear(x: Float[Array, "... inputs"], features: int, name: str, dtype: Any) 
     """
     dense = nn.Dense(features, kernel_init=_dense_init, dtype=dtype, name=name)
     return dense(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
-
-
-def sincos_positions(height: int, width: int, dim: int) -> Float[np.ndarray, "patches dim"]:
-    """2-D sine-cosine position codes of a row-major grid; `dim` must be a multiple of 4."""
-    if dim % 4:
-        raise ValueError(f"The width {dim} must be a multiple of 4 for 2-D sine-cosine positions.")
-    frequency = 1.0 / 10000 ** (np.arange(dim // 4) / (dim // 4))
-    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
-    parts = [f(axis.reshape(-1, 1) * frequency) for axis in (columns, rows) for f in (np.sin, np.cos)]
-    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def patchify(

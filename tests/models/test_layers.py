@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fusionx_jax.models import layers
+from fusionx_jax.positions import sincos_positions
 
 
 def test_patchify_and_back_is_the_identity_and_patches_are_row_major():
@@ -15,13 +16,13 @@ def test_patchify_and_back_is_the_identity_and_patches_are_row_major():
 
 
 def test_positions_are_distinct_and_near_ones_are_similar():
-    codes = layers.sincos_positions(4, 6, 32)
+    codes = sincos_positions(4, 6, 32)
     similarity = codes @ codes.T
     assert codes.shape == (24, 32)
     assert (similarity.argmax(1) == np.arange(24)).all()
     assert similarity[0, 1] > similarity[0, 5]
     with pytest.raises(ValueError, match="multiple of 4"):
-        layers.sincos_positions(2, 2, 30)
+        sincos_positions(2, 2, 30)
 
 
 def _numpy_attention(x, context, wq, wk, wv, wo, heads, ok=None):
