@@ -40,7 +40,8 @@ def get_config(options: str = "") -> ConfigDict:
     # The next two are of family fusionx. Where to fuse was compared in experiments/results: late, but not at the end.
     c.model.own_share = 0.75  # of the joint blocks, made each sensor's own before the fusion block; 0 fuses at once
     c.model.contrastive = True  # also contrast the sensors, each encoded alone
-    c.model.dtype = "float32"  # "bfloat16" on accelerators
+    c.model.dtype = "float32"  # "bfloat16" on accelerators: parameters, reductions and losses stay float32
+    c.model.remat = "none"  # "dots", "full": compute blocks again in the backward pass, for less memory
 
     c.augment = ConfigDict()
     c.augment.crop = 0  # side of a random crop in pixels; 0 keeps whole tiles
@@ -60,6 +61,7 @@ def get_config(options: str = "") -> ConfigDict:
     c.optimizer.b1 = 0.9
     c.optimizer.b2 = 0.95
     c.optimizer.clip_norm = 1.0
+    c.optimizer.accumulate = 1  # parts a batch is cut into, one after the other; contrast sees a part at a time
 
     c.mesh = ConfigDict({"data": -1, "fsdp": 1})
     c.init_from = ""  # workdir or checkpoint whose weights to start from

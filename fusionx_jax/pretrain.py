@@ -24,7 +24,18 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from fusionx_jax import checkpoint, files, input_pipeline, losses, masking, preprocess, progress, sharding, tiles
+from fusionx_jax import (
+    checkpoint,
+    distributed,
+    files,
+    input_pipeline,
+    losses,
+    masking,
+    preprocess,
+    progress,
+    sharding,
+    tiles,
+)
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import Contract, InputError, RunError, check_compatible, in_band_order
 from fusionx_jax.models import build, layers
@@ -108,14 +119,37 @@ def train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     seed: int,
+    accumulate: int = 1,
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     """One step of gradient descent: a pure function of state and batch."""
     key = jax.random.fold_in(jax.random.key(seed), state["step"])
-    (_, metrics), gradients = jax.value_and_grad(objective.loss, has_aux=True)(state["params"], wire, key)
+    gradients, metrics = mean_gradients(objective, state["params"], wire, key, accumulate)
     updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
     params = optax.apply_updates(state["params"], updates)
     metrics |= {"grad_norm": optax.global_norm(gradients), "learning_rate": schedule(state["step"])}
     return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics
+
+
+def mean_gradients(
+    objective: Objective, params: Any, wire: Mapping[str, Array], key: Array, parts: int
+) -> tuple[Any, dict[str, Float[Array, ""]]]:
+    """Gradients and metrics of a batch, the mean over `parts` of it that are computed one after the other.
+
+    Part i holds every `parts`-th pair from i on, so that it is spread over all devices as the batch is.
+    """
+
+    def one(wire, key):
+        (_, metrics), gradients = jax.value_and_grad(objective.loss, has_aux=True)(params, wire, key)
+        return gradients, metrics
+
+    if parts == 1:
+        return one(wire, key)
+    cut = {m: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for m, x in wire.items()}
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(parts))
+    shapes = jax.eval_shape(one, {m: x[0] for m, x in cut.items()}, key)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, one(*part)), None), zero, (cut, keys))
+    return jax.tree.map(lambda x: x / parts, total)
 
 
 def make_optimizer(config: ConfigDict) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -207,7 +241,7 @@ def run(config: ConfigDict, workdir: str) -> int:
     prepared.size("train")
     contract, start_from = run_contract(config, prepared.contract)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    sharding.check_batch(config.batch_size, mesh)
+    sharding.check_batch(config.batch_size, mesh, config.optimizer.get("accumulate", 1))
     model = build.make_model(config, contract.modalities)
     if config.num_steps and build.family(config) == "resnet":
         raise InputError("model.family 'resnet' is trained on labels only; set num_steps to 0 and fine-tune it.")
@@ -231,8 +265,11 @@ def run(config: ConfigDict, workdir: str) -> int:
         raise InputError(f"seed is {config.seed}; it must not be negative.")
     for objective in stages.values():
         _rehearse(config, model, objective, contract, start_from)
-    _claim_workdir(workdir, config, contract)
-    handler = progress.log_to_file(os.path.join(workdir, "pretrain.log"))
+    if distributed.is_first():
+        _claim_workdir(workdir, config, contract)
+    distributed.wait_for_all("workdir claimed")
+    own = "" if distributed.is_first() else f".{jax.process_index()}"
+    handler = progress.log_to_file(os.path.join(workdir, f"pretrain{own}.log"))
     try:
         return _train(config, workdir, prepared, contract, start_from, mesh, model, stages, optimizer, schedule)
     finally:
@@ -316,7 +353,12 @@ def _train(config, workdir, prepared, contract, start_from, mesh, model, stages,
         compiled = {
             begin: jax.jit(
                 functools.partial(
-                    train_step, objective=objective, optimizer=optimizer, schedule=schedule, seed=config.seed
+                    train_step,
+                    objective=objective,
+                    optimizer=optimizer,
+                    schedule=schedule,
+                    seed=config.seed,
+                    accumulate=config.optimizer.get("accumulate", 1),
                 ),
                 in_shardings=(layout, sharding.batch_sharding(mesh)),
                 out_shardings=(layout, sharding.replicated(mesh)),
@@ -371,11 +413,13 @@ def _loop(config, state, compiled, batches, start, manager, metrics_log, stop, w
                 note = read(late)
             late = (step, metrics)
             bar.advance(1, note)
-            stopping = stop.received is not None
+            stopping = stop.now(step)
             if stopping or step % config.checkpoint_every == 0 or step == config.num_steps:
                 note = read(late)  # a checkpoint is saved only after its own loss and gradient proved finite
                 late = None
+                began = time.perf_counter()
                 manager.save(step, state, wait=stopping or step == config.num_steps)
+                log.info("Checkpoint of step %d: training stood still for %.2f s.", step, time.perf_counter() - began)
             if stopping:
                 log.info(
                     "Stopped by %s at step %d of %d; run the same command to go on.",
@@ -426,13 +470,21 @@ class _StopSignals:
 
     def __init__(self):
         self.received: signal.Signals | None = None
+        self._several = jax.process_count() > 1
         self._old = {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            # Among several processes the coordinator takes SIGTERM, to stop all of them after the same step.
+            for number in (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT):
                 self._old[number] = signal.signal(number, self._note)
         return self
+
+    def now(self, step: int) -> bool:
+        """Whether to stop after `step`."""
+        if self._several and distributed.asked_to_stop(step):
+            self.received = signal.SIGTERM
+        return self.received is not None
 
     def _note(self, number, frame) -> None:
         if self.received is not None:  # asked twice: stop now
@@ -445,9 +497,15 @@ class _StopSignals:
 
 
 class MetricLog:
-    """Metrics to `metrics.csv`, and to TensorBoard where TensorFlow is installed. Rows past `start` are dropped."""
+    """Metrics to `metrics.csv`, and to TensorBoard where TensorFlow is installed. Rows past `start` are dropped.
+
+    Of several processes the first writes.
+    """
 
     def __init__(self, workdir: str, start: int):
+        self._board = self._file = None
+        if not distributed.is_first():
+            return
         self._path = os.path.join(workdir, "metrics.csv")
         self._fields: list[str] | None = None
         if os.path.exists(self._path):
@@ -467,19 +525,21 @@ class MetricLog:
 
             self._board = metric_writers.SummaryWriter(os.path.join(workdir, "tensorboard"))
         except ImportError:
-            self._board = None
             progress.logger.info("TensorFlow is not installed: metrics go to %s only.", self._path)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *unused) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.flush()
             self._board.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        if self._file is None:
+            return
         row = {"step": step, **values}
         writer = csv.DictWriter(self._file, list(row))
         if self._fields is None:
@@ -540,6 +600,8 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--config", required=True, metavar="FILE[:options]", help="config file, e.g. configs/demo.py")
     parser.add_argument("--workdir", required=True, metavar="W", help="where checkpoints, metrics and logs go")
+    distributed.add_arguments(parser)
     args, overrides = parser.parse_known_args(argv)
+    distributed.start(args)
     config = config_lib.override(config_lib.load_file(args.config), overrides)
     return run(config, args.workdir)

@@ -63,7 +63,12 @@ def state_shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(rule, tree)
 
 
-def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Refuses a batch that does not divide among the devices."""
-    if batch_size < 1 or batch_size % mesh.size:
-        raise InputError(f"batch_size is {batch_size}; it must be a positive multiple of the {mesh.size} device(s).")
+def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Refuses a batch that does not divide among the devices and the parts in which it is accumulated."""
+    if accumulate < 1:
+        raise InputError(f"optimizer.accumulate is {accumulate}; it must be at least 1.")
+    if batch_size < 1 or batch_size % (mesh.size * accumulate):
+        parts = f" times the {accumulate} parts of optimizer.accumulate" if accumulate > 1 else ""
+        raise InputError(
+            f"batch_size is {batch_size}; it must be a positive multiple of the {mesh.size} device(s){parts}."
+        )

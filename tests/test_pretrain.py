@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from fusionx_jax import checkpoint, config, pretrain
+from fusionx_jax import checkpoint, config, preprocess, pretrain, tiles
 from fusionx_jax.contract import InputError, RunError
 from fusionx_jax.models import build
 from tests.helpers import EARLY, ROOT, TINY, assert_clear, run_cli, small_disk
@@ -279,3 +279,30 @@ def test_stopped_by_sigterm_ctrl_c_and_kill_it_ends_bit_identical(simulated, tmp
     assert step == 60
     jax.tree.map(np.testing.assert_array_equal, a, b)
     assert [r["loss"] for r in _rows(cut)] == [r["loss"] for r in _rows(tmp_path / "whole")]
+
+
+def test_gradients_of_parts_are_the_mean_over_interleaved_parts(tiny_config, simulated):
+    c = config.override(tiny_config, EARLY)
+    prepared = tiles.open_sets(simulated)
+    modalities = prepared.contract.modalities
+    model = build.make_model(c, modalities)
+    objective = pretrain.make_objective(c, model, preprocess.make_normaliser(modalities, modalities))
+    params = build.init_params(model, jax.random.key(0))
+    wire = {m: jnp.asarray(x) for m, x in prepared.read("train", np.arange(8), ["s1", "s2"]).items()}
+    key = jax.random.key(3)
+    found, metrics = jax.jit(lambda p, w: pretrain.mean_gradients(objective, p, w, key, 2))(params, wire)
+    one = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
+    parts = [one(params, {m: x[i::2] for m, x in wire.items()}, jax.random.fold_in(key, i)) for i in (0, 1)]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, parts[0][1], parts[1][1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, mean)
+    assert float(metrics["loss"]) == pytest.approx((float(parts[0][0][0]) + float(parts[1][0][0])) / 2, rel=1e-5)
+
+
+def test_a_batch_that_is_accumulated_runs_and_must_divide(tiny_config, tmp_path, caplog):
+    caplog.set_level("INFO", "fusionx")
+    c = config.override(tiny_config, (*EARLY, "--config.optimizer.accumulate=4", "--config.num_steps=2"))
+    assert pretrain.run(c, str(tmp_path / "a")) == 0
+    assert "training stood still for" in caplog.text
+    c.optimizer.accumulate = 3
+    with pytest.raises(InputError, match="multiple of the 1 device.* times the 3 parts"):
+        pretrain.run(c, str(tmp_path / "b"))

@@ -23,6 +23,8 @@ from fusionx_jax.contract import InputError
 from fusionx_jax.evaluate import features as features_lib
 from fusionx_jax.evaluate import metrics
 
+_MEETING = ("fusion", "first")  # modules of the block where sensors meet
+
 
 class Task(NamedTuple):
     """Labels by split, as 0/1 matrices (one-hot for single-label data)."""
@@ -116,22 +118,33 @@ def rate_scales(params: Any, layer_decay: float, unfreeze: int) -> Any:
     """What multiplies the learning rate of each parameter: `layer_decay` to the power of its distance from the head,
     and zero below the last `unfreeze` blocks (-1 unfreezes all, 0 trains the head alone).
 
-    Scanned blocks have one row a block. Norms after the last block move with it; embeddings, tokens and what comes
-    before the scanned blocks move with the first.
+    From the head down: the joint blocks (scanned ones have a row each); the block where sensors meet, if there is one,
+    and what joins there; blocks of each sensor's own; embeddings. Norms after a stack move with its last block.
     """
+    leaves = [([k.key for k in path], leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+
+    def depth(own: bool) -> int:
+        return max((x.shape[0] for n, x in leaves if "scan" in n and n[1].startswith("own_") == own), default=0)
+
+    joint, own = depth(False), depth(True)
+    below = joint + any(n[1].startswith(_MEETING) for n, _ in leaves if n[0] != "head")
 
     def one(path, leaf):
         names = [k.key for k in path]
         if names[0] == "head":
             return 1.0
+        of_own = names[1].startswith("own_")
         if "scan" in names:
-            distance = np.arange(leaf.shape[0])[::-1].reshape(-1, *[1] * (leaf.ndim - 1))
+            rows = np.arange(leaf.shape[0])[::-1].reshape(-1, *[1] * (leaf.ndim - 1))
+            distance = rows + (below if of_own else 0)
+        elif "embed" in names[1] or "embed" in names:
+            distance = np.array(below + own)
+        elif names[-2] in ("norm", "cross_norm"):
+            distance = np.array(below if of_own else 0)
         else:
-            distance = np.array(0 if names[-2] in ("norm", "cross_norm") else depth)
+            distance = np.array(joint)
         return np.where((unfreeze >= 0) & (distance >= unfreeze), 0.0, layer_decay ** (distance + 1)).astype(np.float32)
 
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    depth = max((leaf.shape[0] for path, leaf in leaves if any(k.key == "scan" for k in path)), default=0)
     return jax.tree_util.tree_map_with_path(one, params)
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from fusionx_jax.masking import Mask
 from fusionx_jax.models import fusionx, layers
+from fusionx_jax.positions import sincos_positions
 
 Images = Mapping[str, Float[Array, "batch _height _width _channels"]]
 Masks = Mapping[str, Mask]
@@ -80,12 +81,14 @@ class _SensorEncoder(nn.Module):
     depth: int
     dtype: str
     drop_path: float
+    remat: str
 
     @nn.compact
     def __call__(self, seen: layers.Seen) -> Float[Array, "batch tokens dim"]:
         dtype = jnp.dtype(self.dtype)
         tokens = layers.Embed(self.size.width, dtype, name="embed")(seen)
-        blocks = layers.Blocks(self.depth, self.size.heads, self.size.mlp_ratio, dtype, self.drop_path, name="blocks")
+        size = self.size
+        blocks = layers.Blocks(self.depth, size.heads, size.mlp_ratio, dtype, self.drop_path, self.remat, name="blocks")
         return nn.LayerNorm(dtype=dtype, name="norm")(blocks(tokens, seen.ok))
 
 
@@ -110,16 +113,16 @@ class CromaEncoder(nn.Module):
         crossing = total // 2
         present = [n for n in c.names if n in seen]
         tokens = {
-            n: _SensorEncoder(c.size, total - crossing if n == first else total, c.dtype, c.drop_path, name=f"own_{n}")(
-                seen[n]
-            )
+            n: _SensorEncoder(
+                c.size, total - crossing if n == first else total, c.dtype, c.drop_path, c.remat, name=f"own_{n}"
+            )(seen[n])
             for n in present
         }
         ok = {n: seen[n].ok for n in present}
         rest = [n for n in others if n in present]
         if first in present and rest:
             context = jnp.concatenate([tokens[n] for n in rest], axis=1)
-            blocks = layers.Blocks(crossing, c.size.heads, c.size.mlp_ratio, dtype, c.drop_path, name="cross")
+            blocks = layers.Blocks(crossing, c.size.heads, c.size.mlp_ratio, dtype, c.drop_path, c.remat, name="cross")
             fused = blocks(tokens[first], ok[first], context, fusionx.join_ok(ok, tokens, rest))
             tokens["fused"], ok["fused"] = nn.LayerNorm(dtype=dtype, name="cross_norm")(fused), ok[first]
         summary = tokens.get("fused", tokens[present[0]])
@@ -183,7 +186,8 @@ class ContrastiveEncoder(nn.Module):
         c = self.config
         present = [n for n in c.names if n in seen]
         tokens = {
-            n: _SensorEncoder(c.size, c.size.depth + 1, c.dtype, c.drop_path, name=f"own_{n}")(seen[n]) for n in present
+            n: _SensorEncoder(c.size, c.size.depth + 1, c.dtype, c.drop_path, c.remat, name=f"own_{n}")(seen[n])
+            for n in present
         }
         ok = {n: seen[n].ok for n in present}
         averages = [layers.average(tokens[n], ok[n]) for n in present]

@@ -76,6 +76,7 @@ def make_model(config: ConfigDict, data: Mapping[str, ModalityContract]) -> Any:
             contrastive=model.get("contrastive", False),
             own_depth=int(size.depth * own_share),
             drop_path=model.get("drop_path", 0.0),
+            remat=model.get("remat", "none"),
         )
     )
 

@@ -64,7 +64,8 @@ class FusionXConfig:
 
     `decoder_context` says whose encoded tokens a modality's decoder attends to: the other modalities', or all.
     `own_depth` blocks of the encoder's depth are each modality's own, before the fusion block. `contrastive`: each
-    modality's visible patches are also encoded alone and embedded, to be contrasted.
+    modality's visible patches are also encoded alone and embedded, to be contrasted. `remat` says what of each block is
+    computed again in the backward pass (`layers.REMAT`).
     """
 
     channels: tuple[tuple[str, int], ...]
@@ -77,6 +78,7 @@ class FusionXConfig:
     drop_path: float = 0.0
     contrastive: bool = False
     own_depth: int = 0
+    remat: str = "none"
 
     def __post_init__(self):
         if self.cross_attention not in CROSS_ATTENTION:
@@ -87,6 +89,8 @@ class FusionXConfig:
             raise InputError(
                 f"model.decoder_context is {self.decoder_context!r}; it must be one of {', '.join(DECODER_CONTEXT)}."
             )
+        if self.remat not in layers.REMAT:
+            raise InputError(f"model.remat is {self.remat!r}; it must be one of {', '.join(layers.REMAT)}.")
         if self.target not in TARGETS:
             raise InputError(f"target is {self.target!r}; it must be one of {', '.join(TARGETS)}.")
         for what in ("width", "decoder_width"):
@@ -113,7 +117,7 @@ class Encoder(nn.Module):
         c, size, dtype = self.config, self.config.size, jnp.dtype(self.config.dtype)
 
         def blocks(depth):
-            return layers.Blocks(depth, size.heads, size.mlp_ratio, dtype, c.drop_path)
+            return layers.Blocks(depth, size.heads, size.mlp_ratio, dtype, c.drop_path, c.remat)
 
         self.embed = {n: layers.Embed(size.width, dtype) for n in c.names}
         if c.own_depth:
@@ -229,7 +233,10 @@ class Decoder(nn.Module):
                 attention = layers.CrossAttention(size.decoder_heads, dtype, name=f"cross_{name}")
                 joined = jnp.concatenate([context[other] for other in others], axis=1)
                 sequence = sequence + attention(normed, joined, join_ok(ok, known, others))
-            blocks = layers.Blocks(size.decoder_depth, size.decoder_heads, size.mlp_ratio, dtype, name=f"blocks_{name}")
+            blocks = layers.Blocks(
+                size.decoder_depth, size.decoder_heads, size.mlp_ratio, dtype, remat=self.config.remat,
+                name=f"blocks_{name}",
+            )  # fmt: skip
             sequence = nn.LayerNorm(dtype=dtype, name=f"norm_{name}")(blocks(sequence))
             out[name] = layers.linear(sequence, outputs[name], f"head_{name}", dtype).astype(jnp.float32)
         return out

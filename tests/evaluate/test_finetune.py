@@ -19,18 +19,19 @@ def params(trained, simulated):
 def test_rates_fall_from_block_to_block_and_the_head_keeps_its_own(params):
     scales = finetune.rate_scales(params, 0.5, -1)
     assert scales["head"]["kernel"] == 1.0
-    blocks = scales["encoder"]["blocks"]["scan"]["mlp"]["up"]["kernel"]
-    assert blocks.ravel().tolist() == [0.5**4, 0.5**3, 0.5**2, 0.5]
-    assert scales["encoder"]["norm"]["scale"] == 0.5
-    assert scales["encoder"]["embed_s1"]["patches"]["kernel"] == 0.5**5
-    assert scales["encoder"]["fusion_norm_s1"]["scale"] == 0.5**5
+    encoder = scales["encoder"]
+    assert encoder["blocks"]["scan"]["mlp"]["up"]["kernel"].ravel().tolist() == [0.5]  # one joint block
+    assert encoder["norm"]["scale"] == 0.5
+    assert encoder["fusion_norm_s1"]["scale"] == encoder["class_token"] == 0.5**2
+    assert encoder["own_s2"]["scan"]["mlp"]["up"]["kernel"].ravel().tolist() == [0.5**5, 0.5**4, 0.5**3]
+    assert encoder["embed_s1"]["patches"]["kernel"] == 0.5**6
 
 
 def test_only_the_last_blocks_are_trained_when_asked(params):
-    scales = finetune.rate_scales(params, 1.0, 2)
-    assert scales["encoder"]["blocks"]["scan"]["mlp"]["up"]["kernel"].ravel().tolist() == [0, 0, 1, 1]
-    assert scales["encoder"]["class_token"] == 0
-    assert scales["encoder"]["norm"]["scale"] == 1
+    encoder = finetune.rate_scales(params, 1.0, 3)["encoder"]
+    assert encoder["own_s1"]["scan"]["mlp"]["up"]["kernel"].ravel().tolist() == [0, 0, 1]
+    assert encoder["embed_s1"]["modality"] == 0
+    assert encoder["fusion_mlp"]["up"]["kernel"] == encoder["norm"]["scale"] == 1
     none = finetune.rate_scales(params, 1.0, 0)
     assert all((x == 0).all() for x in jax.tree.leaves(none["encoder"]))
 

@@ -199,3 +199,26 @@ def test_the_share_of_own_blocks_follows_the_size_and_must_be_a_share(simulated)
     config.model.own_share = 1.5
     with pytest.raises(InputError, match="own_share is 1.5; it must lie between 0 and 1"):
         build.make_model(config, contract.modalities)
+
+
+def test_computing_blocks_again_changes_memory_and_not_gradients():
+    def compiled(remat):
+        size = dataclasses.replace(SIZE, width=64, depth=12)
+        model = fusionx.FusionX(fusionx.FusionXConfig((("s1", 2), ("s2", 3)), 4, size, remat=remat))
+        _, _, images, masks = make()
+
+        def loss(p):
+            return sum((o**2).mean() for o in model.apply(p, images, masks).predicted.values())
+
+        return jax.jit(jax.grad(loss)).lower(fresh(model)).compile(), fresh(model)
+
+    program, params = compiled("none")
+    whole, memory = program(params), program.memory_analysis().temp_size_in_bytes
+    for remat in ("dots", "full"):
+        program, same = compiled(remat)
+        jax.tree.map(np.testing.assert_array_equal, params, same)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, program(params))
+        assert program.memory_analysis().temp_size_in_bytes < memory
+        memory = program.memory_analysis().temp_size_in_bytes
+    with pytest.raises(InputError, match="none, dots, full"):
+        make(remat="some")

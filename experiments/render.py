@@ -1,0 +1,290 @@
+"""Job files for schedulers: plain text from a description of the job, nothing submitted.
+
+Slurm: sbatch(1), srun(1). Kubernetes: JobSet, jobset.x-k8s.io/v1alpha2 (jobset.sigs.k8s.io). SkyPilot: task YAML
+(docs.skypilot.co). TPU: queued resources of gcloud (docs.cloud.google.com/tpu/docs/queued-resources).
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+
+import yaml
+
+from configs import clusters
+from fusionx_jax.contract import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One command, or an array of them (a sweep), on some machines.
+
+    Attributes:
+      name: lower-case letters, digits and dashes: what schedulers call it.
+      commands: arguments after `python -m`, one list a sweep point; all alike but for their values.
+      accelerator: "cpu", "gpu" or "tpu".
+      nodes, processes_per_node, devices_per_node: machines, processes on each, GPUs on each.
+      folder: where the rendered file and the scheduler's output go.
+      source: checkout that the job runs in; `python`: its interpreter.
+      environment: variables beside those of `configs/clusters.py`.
+    """
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    folder: str
+    source: str
+    python: str = "python"
+    accelerator: str = "gpu"
+    nodes: int = 1
+    processes_per_node: int = 1
+    devices_per_node: int = 8
+    cpus: int = 32
+    time: str = "24:00:00"
+    partition: str = ""
+    account: str = ""
+    at_once: int = 4
+    image: str = ""
+    topology: str = ""
+    kind: str = "H100"
+    zone: str = ""
+    spot: bool = True
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def processes(self) -> int:
+        return self.nodes * self.processes_per_node
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment of every process."""
+        cache = {"JAX_COMPILATION_CACHE_DIR": f"{self.folder}/compiled"}  # a requeued job starts without compiling
+        return {**clusters.ENVIRONMENT[self.accelerator], **cache, **self.environment}
+
+
+class _Plain(yaml.SafeDumper):
+    """YAML as a person writes it: no anchors, text of several lines as a block."""
+
+    def ignore_aliases(self, data) -> bool:
+        return True
+
+
+_Plain.add_representer(
+    str, lambda d, s: d.represent_scalar("tag:yaml.org,2002:str", s, style="|" if "\n" in s else None)
+)
+
+
+def _dump(document: Mapping[str, object]) -> str:
+    return yaml.dump(document, Dumper=_Plain, sort_keys=False, width=1000)
+
+
+def _line(python: str, command: Sequence[str], *more: str) -> str:
+    return shlex.join([python, "-m", *command, *more])
+
+
+def slurm(job: Job) -> str:
+    """A batch script: one task a process, all ended when one fails, requeued on preemption and before time runs out."""
+    gpus = job.devices_per_node if job.accelerator == "gpu" else 0
+    options = {
+        "job-name": job.name,
+        "nodes": job.nodes,
+        "ntasks-per-node": job.processes_per_node,
+        "cpus-per-task": max(1, job.cpus // job.processes_per_node),
+        "gpus-per-node": gpus or None,
+        "time": job.time,
+        "partition": job.partition or None,
+        "account": job.account or None,
+        "array": f"0-{len(job.commands) - 1}%{job.at_once}" if len(job.commands) > 1 else None,
+        "signal": f"TERM@{clusters.WARNING_S}",
+        "output": f"{job.folder}/slurm-%A_%a.out" if len(job.commands) > 1 else f"{job.folder}/slurm-%j.out",
+        "open-mode": "append",
+        "requeue": "",
+    }
+    head = [f"#SBATCH --{k}={v}" if v != "" else f"#SBATCH --{k}" for k, v in options.items() if v is not None]
+    several = ["--distributed", f"--heartbeat_timeout={clusters.HEARTBEAT_S}"] if job.processes > 1 else []
+    cases = [f"  {i}) command=({_line(job.python, c, *several)}) ;;" for i, c in enumerate(job.commands)]
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            *head,
+            "",
+            f"cd {shlex.quote(job.source)}",
+            *(f"export {k}={shlex.quote(v)}" for k, v in job.variables.items()),
+            'case "${SLURM_ARRAY_TASK_ID:-0}" in',
+            *cases,
+            "esac",
+            "",
+            "# The script itself outlives the warning, to hand the job back once its processes have saved and left.",
+            "trap '' TERM",
+            'srun --kill-on-bad-exit=1 --wait=60 "${command[@]}"',
+            "status=$?",
+            "# 143: stopped by SIGTERM after a checkpoint. The same job goes on from there.",
+            'if [ "$status" -eq 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
+            'exit "$status"',
+            "",
+        ]
+    )
+
+
+def jobset(job: Job) -> str:
+    """A JobSet: an indexed job a sweep point, restarted whole when a pod fails."""
+    if not job.image:
+        raise InputError("Kubernetes runs images: give --image, one with this checkout and its requirements.")
+    resources: dict[str, object] = {"cpu": str(job.cpus)}
+    selector = {}
+    if job.accelerator == "gpu":
+        resources["nvidia.com/gpu"] = str(job.devices_per_node)
+    if job.accelerator == "tpu":
+        generation, topology, _ = tpu_slice(job.topology)
+        resources["google.com/tpu"] = str(clusters.TPU[generation]["chips"])
+        selector = {
+            "cloud.google.com/gke-tpu-accelerator": clusters.TPU[generation]["gke"],
+            "cloud.google.com/gke-tpu-topology": topology,
+        }
+    pods = tpu_slice(job.topology)[2] if job.accelerator == "tpu" else job.nodes
+    replicated = []
+    for i, command in enumerate(job.commands):
+        point = f"w{i}"
+        more = []
+        if pods > 1 and job.accelerator == "tpu":
+            more = ["--distributed"]  # the TPU environment tells the rest
+        elif pods > 1:
+            more = [
+                "--distributed", f"--coordinator={job.name}-{point}-0-0.{job.name}:{clusters.COORDINATOR_PORT}",
+                f"--num_processes={pods}", "--process_id=$(JOB_COMPLETION_INDEX)",
+                f"--heartbeat_timeout={clusters.HEARTBEAT_S}",
+            ]  # fmt: skip
+        container = {
+            "name": "fusionx",
+            "image": job.image,
+            "workingDir": job.source,
+            "command": [job.python, "-m", *command, *more],
+            "env": [{"name": k, "value": v} for k, v in job.variables.items()],
+            "resources": {"limits": resources},
+        }
+        pod = {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": clusters.WARNING_S,
+            **({"nodeSelector": selector} if selector else {}),
+            "containers": [container],
+        }
+        replicated.append(
+            {
+                "name": point,
+                "replicas": 1,
+                "template": {
+                    "spec": {
+                        "completions": pods, "parallelism": pods, "completionMode": "Indexed", "backoffLimit": 0,
+                        "template": {"spec": pod},
+                    }
+                },
+            }
+        )  # fmt: skip
+    document = {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {"name": job.name},
+        "spec": {
+            "network": {"enableDNSHostnames": True},
+            "failurePolicy": {"maxRestarts": 20},
+            "replicatedJobs": replicated,
+        },
+    }
+    return _dump(document)
+
+
+def skypilot(job: Job) -> str:
+    """A SkyPilot task; a sweep becomes one after the other on the same machines."""
+    several = []
+    if job.nodes > 1:
+        several = [
+            "--distributed", f"--coordinator=$(echo \"$SKYPILOT_NODE_IPS\" | head -n1):{clusters.COORDINATOR_PORT}",
+            "--num_processes=$SKYPILOT_NUM_NODES", "--process_id=$SKYPILOT_NODE_RANK",
+            f"--heartbeat_timeout={clusters.HEARTBEAT_S}",
+        ]  # fmt: skip
+    if job.accelerator == "cpu":
+        resources: dict[str, object] = {"cpus": f"{job.cpus}+"}
+    elif job.accelerator == "tpu":
+        generation, _, _ = tpu_slice(job.topology)
+        resources = {"accelerators": f"tpu-{_tpu_type(job.topology)}:1"}
+        resources["accelerator_args"] = {"runtime_version": clusters.TPU[generation]["runtime"]}
+    else:
+        resources = {"accelerators": f"{job.kind}:{job.devices_per_node}"}
+    extra = {"gpu": "[cuda,input]", "tpu": "[tpu,input]", "cpu": "[input]"}[job.accelerator]
+    runs = [" ".join([_line("python", c), *several]) for c in job.commands]
+    document = {
+        "name": job.name,
+        "num_nodes": job.nodes,
+        "resources": {**resources, "use_spot": job.spot, "job_recovery": {"strategy": "FAILOVER"}},
+        "workdir": job.source,
+        "envs": dict(job.variables),
+        "setup": f"pip install -e '.{extra}'\n",
+        "run": "set -e\n" + "\n".join(runs) + "\n",
+    }
+    return _dump(document)
+
+
+def tpu(job: Job) -> str:
+    """A shell script: asks for a slice, waits for it, and runs the command on all its hosts."""
+    if not job.zone:
+        raise InputError("A TPU lives in a zone: give --zone, e.g. --zone=us-central2-b.")
+    generation, _, hosts = tpu_slice(job.topology)
+    variables = " ".join(f"{k}={shlex.quote(v)}" for k, v in job.variables.items())
+    several = ["--distributed"] if hosts > 1 else []
+    run = " && ".join(_line(job.python, c, *several) for c in job.commands)
+    remote = f"cd {shlex.quote(job.source)} && export {variables} && {run}"
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            "# The same command again waits for the same slice and goes on from the newest checkpoint.",
+            "set -euo pipefail",
+            f"name={job.name} zone={shlex.quote(job.zone)}",
+            "describe() {",
+            '  gcloud compute tpus queued-resources describe "$name" --zone="$zone" --format="value(state.state)"',
+            "}",
+            "if ! state=$(describe 2>/dev/null); then",
+            '  gcloud compute tpus queued-resources create "$name" --node-id="$name" --zone="$zone" \\',
+            f"    --accelerator-type={_tpu_type(job.topology)} --runtime-version={clusters.TPU[generation]['runtime']}"
+            + (" --spot" if job.spot else ""),
+            "fi",
+            'until [ "$(describe)" = ACTIVE ]; do echo "$(date) $(describe)"; sleep 30; done',
+            'gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all \\',
+            f"  --command={shlex.quote(remote)}",
+            "",
+        ]
+    )
+
+
+def tpu_slice(topology: str) -> tuple[str, str, int]:
+    """Generation, chip grid and hosts of a slice such as "v5e:16x16".
+
+    Raises:
+      InputError: an unknown generation or a grid that is none.
+    """
+    generation, _, grid = topology.partition(":")
+    sides = grid.split("x")
+    if generation not in clusters.TPU or not all(s.isdigit() and int(s) for s in sides) or len(sides) not in (2, 3):
+        raise InputError(
+            f"The topology {topology!r} is not understood; give GENERATION:GRID of chips, e.g. v5e:16x16 or v4:4x4x4 "
+            f"({', '.join(clusters.TPU)})."
+        )
+    return generation, grid, max(1, _chips(grid) // clusters.TPU[generation]["chips"])
+
+
+def _chips(grid: str) -> int:
+    count = 1
+    for side in grid.split("x"):
+        count *= int(side)
+    return count
+
+
+def _tpu_type(topology: str) -> str:
+    """What the cloud calls a slice: v4 and v5p count cores there, v5e and v6e chips."""
+    generation, grid, _ = tpu_slice(topology)
+    return f"{clusters.TPU[generation]['type']}-{_chips(grid) * clusters.TPU[generation]['cores']}"
+
+
+TARGETS = {
+    "slurm": (slurm, "job.sbatch"),
+    "jobset": (jobset, "jobset.yaml"),
+    "skypilot": (skypilot, "task.yaml"),
+    "tpu": (tpu, "queued_resource.sh"),
+}

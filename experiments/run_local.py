@@ -1,0 +1,121 @@
+"""A job as processes of this machine: watched, ended together, and resumed by the same command."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+
+from experiments.render import Job
+from fusionx_jax import progress
+from fusionx_jax.contract import RunError
+
+_GRACE_S = 60.0  # from SIGTERM to SIGKILL: a step and a checkpoint
+
+
+def run(job: Job) -> int:
+    """Runs every command of a job, one after the other, each as `processes_per_node` processes.
+
+    Raises:
+      RunError: a process failed; the others were ended, and what each said is in the job's folder.
+    """
+    os.makedirs(job.folder, exist_ok=True)
+    for number, command in enumerate(job.commands):
+        status = _one(job, number, list(command))
+        if status:
+            return status
+    return 0
+
+
+def _one(job: Job, number: int, command: list[str]) -> int:
+    count = job.processes_per_node
+    several = []
+    if count > 1:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        several = ["--distributed", f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]
+    environment = {**os.environ, **{k: v for k, v in job.variables.items() if k not in os.environ}}
+    processes, logs = [], []
+    stopped: list[int] = []
+    old = {n: signal.signal(n, lambda received, _: stopped.append(received)) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for i in range(count):
+            logs.append(os.path.join(job.folder, f"run{number}_process{i}.log"))
+            more = [*several, f"--process_id={i}"] if count > 1 else []
+            with open(logs[-1], "a", encoding="utf-8") as log:
+                processes.append(
+                    subprocess.Popen(
+                        [job.python, "-m", *command, *more],
+                        cwd=job.source, env={**environment, **_devices(job, i)}, stdout=log, stderr=subprocess.STDOUT,
+                        start_new_session=True,  # Ctrl-C reaches the launcher, which hands it on once
+                    )
+                )  # fmt: skip
+        progress.logger.info("%d process(es) started; they write to %s.", count, ", ".join(logs))
+        return _watch(processes, logs, stopped)
+    finally:
+        _end(processes)
+        for n, handler in old.items():
+            signal.signal(n, handler)
+
+
+def _devices(job: Job, process: int) -> dict[str, str]:
+    """Which devices a process sees: its share of the GPUs, or simulated ones on a CPU."""
+    share = job.devices_per_node // job.processes_per_node
+    if job.accelerator == "gpu" and job.processes_per_node > 1:
+        return {"CUDA_VISIBLE_DEVICES": ",".join(str(process * share + k) for k in range(share))}
+    if job.accelerator == "cpu" and share > 1:
+        return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={share}"}
+    return {}
+
+
+def _watch(processes: list[subprocess.Popen], logs: list[str], stopped: list[int]) -> int:
+    """Waits for all; ends the rest when one fails, and says which and why."""
+    began, told = time.monotonic(), False
+    while True:
+        if stopped and not told:
+            told = True
+            for p in processes:
+                if p.poll() is None:
+                    p.send_signal(signal.SIGTERM)
+        ended = [p.poll() for p in processes]
+        bad = [i for i, status in enumerate(ended) if status not in (None, 0)]
+        if bad and not stopped:
+            # The first to die is the cause; the others follow it within seconds (SIGABRT from the coordinator).
+            first = bad[0]
+            _end(processes)
+            raise RunError(
+                f"Process {first} of {len(processes)} {_cause(ended[first])} after {time.monotonic() - began:.0f} s; "
+                f"the others were ended. It last said: {_last_words(logs[first])!r} ({logs[first]}). Run the same "
+                "command to go on from the newest checkpoint."
+            )
+        if all(status is not None for status in ended):
+            return max((abs(s) for s in ended), default=0) if stopped else 0
+        time.sleep(0.1)
+
+
+def _end(processes: list[subprocess.Popen]) -> None:
+    """SIGTERM to those that run, SIGKILL to those that do not heed it: no process outlives the launcher."""
+    running = [p for p in processes if p.poll() is None]
+    for p in running:
+        p.terminate()
+    deadline = time.monotonic() + (_GRACE_S if len(running) == len(processes) else 10.0)
+    for p in running:
+        try:
+            p.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            p.kill()
+            p.wait()
+
+
+def _cause(status: int) -> str:
+    if status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"failed with status {status}"
+
+
+def _last_words(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as f:
+        lines = [line.strip() for line in f if line.strip()]
+    said = [line for line in lines if line.startswith("error: ")]
+    return (said or lines or ["nothing"])[-1][:300]

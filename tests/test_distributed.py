@@ -1,0 +1,110 @@
+"""Several processes as one job, each with two simulated devices, over the loopback."""
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from fusionx_jax import checkpoint, config
+from fusionx_jax.models import build
+from tests.helpers import EARLY, ROOT, TINY, assert_clear, run_cli
+
+# Sums over devices come in another order: float32 round-off, grown over six steps.
+TOLERANCE = 2e-4
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(workdir, simulated, processes, *more, devices=2):
+    """The same command in `processes` processes of `devices` devices each."""
+    port = free_port()
+    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    joined = ["--distributed", f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
+    return [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "fusionx_jax", "pretrain", "--config=configs/demo.py", f"--workdir={workdir}",
+                *TINY, *EARLY, f"--config.dataset={simulated}", *more,
+                *([*joined, f"--process_id={i}", "--heartbeat_timeout=10"] if processes > 1 else []),
+            ],
+            cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(processes)
+    ]  # fmt: skip
+
+
+def finish(started, status=0, timeout=400):
+    said = [p.communicate(timeout=timeout)[1] for p in started]
+    assert [p.returncode for p in started] == [status] * len(started), "\n----\n".join(said)[-4000:]
+    return said
+
+
+def losses(workdir):
+    with open(workdir / "metrics.csv", newline="") as f:
+        return [float(r["loss"]) for r in csv.DictReader(f)]
+
+
+def params(workdir):
+    saved = checkpoint.find(str(workdir))
+    model = build.make_model(config.from_json(saved.config), saved.contract.modalities)
+    return checkpoint.load_params(saved, jax.eval_shape(lambda: build.init_params(model, jax.random.key(0))))
+
+
+@pytest.mark.slow
+def test_two_processes_follow_one_and_go_on_from_each_others_checkpoints(simulated, tmp_path):
+    one = tmp_path / "one"
+    finish(start(one, simulated, 1, devices=1))
+    for mesh in (("--config.mesh.data=-1",), ("--config.mesh.data=2", "--config.mesh.fsdp=2")):
+        two = tmp_path / mesh[-1].replace("/", "")
+        said = finish(start(two, simulated, 2, *mesh))
+        assert losses(two) == pytest.approx(losses(one), rel=TOLERANCE)
+        assert "Process 1 of 2" in said[1]
+        assert (two / "pretrain.1.log").exists()
+    # Cut after four steps of six: two processes' checkpoint goes on in one, on one device.
+    for step in ("6",):
+        (two / "checkpoints" / step).rename(tmp_path / "gone")
+    finish(start(two, simulated, 1, "--config.mesh.data=1", "--config.mesh.fsdp=1", devices=1))
+    assert losses(two) == pytest.approx(losses(one), rel=TOLERANCE)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), params(two), params(one))
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_stops_all_after_the_same_step_and_the_run_goes_on(simulated, tmp_path):
+    more = ("--config.num_steps=400", "--config.checkpoint_every=1000")
+    started = start(tmp_path / "w", simulated, 2, *more)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "w/metrics.csv").exists() or len((tmp_path / "w/metrics.csv").read_text().splitlines()) < 4:
+        if time.monotonic() > deadline or any(p.poll() is not None for p in started):
+            raise AssertionError(finish(started))
+        time.sleep(0.1)
+    started[1].send_signal(signal.SIGTERM)
+    said = finish(started, 143)
+    assert all("Stopped by" in s and "run the same command to go on" in s for s in said)
+    step = checkpoint.find(str(tmp_path / "w")).step
+    assert 3 <= step < 400
+    assert len(losses(tmp_path / "w")) <= step
+
+
+def test_flags_that_make_no_job_are_refused(tmp_path):
+    base = ("fusionx_jax", "pretrain", "--config=configs/demo.py", f"--workdir={tmp_path / 'w'}")
+    assert_clear(run_cli(*base, "--process_id=0"), 2, "--process_id given without --distributed")
+    assert_clear(run_cli(*base, "--distributed", "--num_processes=2"), 2, "--coordinator, --process_id lacking")
+    both = ("--distributed", "--num_processes=2", "--coordinator=127.0.0.1:1")
+    assert_clear(run_cli(*base, *both, "--process_id=2"), 2, "must lie between 0 and 1")
+    alone = run_cli(
+        *base, "--distributed", "--num_processes=2", f"--coordinator=127.0.0.1:{free_port()}", "--process_id=0",
+        "--join_timeout=3",
+    )  # fmt: skip
+    assert alone.returncode != 0
+    assert not (tmp_path / "w").exists()
