@@ -11,6 +11,7 @@ COMMANDS = {
     "report": ("fusionx_jax.report.page", "make tables, figures and one HTML page of a workdir"),
     "inspect": ("fusionx_jax.survey", "show what prepared sets hold, and what looks wrong"),
     "export": ("fusionx_jax.export", "write a trained encoder for others: Orbax, safetensors, StableHLO"),
+    "plan": ("fusionx_jax.plan", "tell memory, speed and days of a run on machines that are not here"),
     "bench": ("fusionx_jax.bench", "measure speed as ratios against named alternatives"),
 }
 

@@ -271,7 +271,8 @@ def run(config: ConfigDict, workdir: str) -> int:
     own = "" if distributed.is_first() else f".{jax.process_index()}"
     handler = progress.log_to_file(os.path.join(workdir, f"pretrain{own}.log"))
     try:
-        return _train(config, workdir, prepared, contract, start_from, mesh, model, stages, optimizer, schedule)
+        with jax.set_mesh(mesh):
+            return _train(config, workdir, prepared, contract, start_from, mesh, model, stages, optimizer, schedule)
     finally:
         progress.logger.removeHandler(handler)
         handler.close()
@@ -282,10 +283,10 @@ def _rehearse(config, model, objective, contract, start_from) -> None:
     params = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
     if start_from is not None:
         checkpoint.check_params(start_from, params)
-    jax.eval_shape(objective.loss, params, _abstract_batch(config, contract), jax.random.key(0))
+    jax.eval_shape(objective.loss, params, abstract_batch(config, contract), jax.random.key(0))
 
 
-def _abstract_batch(config: ConfigDict, contract: Contract) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(config: ConfigDict, contract: Contract) -> dict[str, jax.ShapeDtypeStruct]:
     """The wire tiles of a global batch, shapes only."""
     chosen = {name: contract.modalities[name] for name in config.modalities}
     return {
@@ -304,7 +305,7 @@ def flops_per_pair(config: ConfigDict, model: Any, contract: Contract) -> float:
         modalities, modalities, side=config.augment.crop, patch_size=config.model.patch_size
     )
     objective = make_objective(config, model, normaliser)
-    wire = _abstract_batch(config, contract)
+    wire = abstract_batch(config, contract)
     with layers.unrolled():
         params = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
         step = jax.jit(lambda p, w: jax.grad(lambda q: objective.loss(q, w, jax.random.key(0))[0])(p))

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Shaped
 
 from fusionx_jax.masking import Mask
@@ -29,10 +30,13 @@ _unroll = 4  # blocks in one turn of the scan: on CPU a step is 14 % faster than
 
 
 @contextlib.contextmanager
-def unrolled():
-    """Traces every block on its own: XLA's cost analysis counts the body of a loop once, whatever its length."""
+def unrolled(blocks: int = 1 << 10):
+    """Traces `blocks` blocks in one turn of the loop over them, by default all.
+
+    XLA's cost analysis counts the body of a loop once, whatever its length; one block a turn compiles fastest.
+    """
     global _unroll
-    before, _unroll = _unroll, 1 << 10
+    before, _unroll = _unroll, blocks
     try:
         yield
     finally:
@@ -65,7 +69,18 @@ def linear(x: Float[Array, "... inputs"], features: int, name: str, dtype: Any) 
     that of the same product with a batch axis.
     """
     dense = nn.Dense(features, kernel_init=_dense_init, dtype=dtype, name=name)
-    return dense(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
+    return over_batch(dense(x.reshape(-1, x.shape[-1]))).reshape(*x.shape[:-1], features)
+
+
+def over_batch(x: Float[Array, "rows ..."]) -> Float[Array, "rows ..."]:
+    """Keeps the leading axis spread over all devices of the mesh that is set (`jax.set_mesh`), if one is.
+
+    Without it XLA may leave parameters where fsdp put them and send activations round instead.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or x.shape[0] % mesh.size:  # the last: parameters are made from one example
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(mesh.axis_names))
 
 
 def patchify(
@@ -138,7 +153,8 @@ def fill_up(blank: Float[Array, "patches dim"], known: Array | None, mask: Mask)
         return sequence
     if mask.visible_ok is not None:
         known = jnp.where(mask.visible_ok[..., None], known, jnp.take(blank, mask.visible, axis=0))
-    return sequence.at[jnp.arange(batch)[:, None], mask.visible].set(known, unique_indices=True)
+    # Example by example: a scatter whose batch XLA knows as such is not gathered from all devices.
+    return jax.vmap(lambda row, at, values: row.at[at].set(values, unique_indices=True))(sequence, mask.visible, known)
 
 
 class SelfAttention(nn.Module):

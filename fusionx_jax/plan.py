@@ -1,0 +1,295 @@
+"""`fusionx plan`: what a run needs and how long it takes, before it is queued.
+
+The real train step is compiled ahead of time: for a TPU slice by its own compiler without the hardware (libtpu), for
+GPUs by the CPU compiler on as many simulated devices ("by rule"). Memory comes from the compiled program; FLOPs from
+the traced step with every loop unrolled; collectives from the partitioned program, times the turns of their loops. The
+roofline is the slowest of computing, memory and network at the chip's published rates: a bound, not a promise.
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fusionx_jax import progress
+from fusionx_jax.contract import Contract, InputError, ModalityContract, of_modality
+
+
+class Chip(NamedTuple):
+    """Published rates of one chip: dense FLOP/s by dtype, memory, and bytes/s to memory and to the other chips."""
+
+    flops: Mapping[str, float]
+    memory: float
+    memory_rate: float
+    network_rate: float
+    per_host: int
+
+
+def _chip(bf16: int, f32: int, gib: int, gb_s: int, net_gb_s: int, per_host: int) -> Chip:
+    return Chip({"bfloat16": bf16 * 1e12, "float32": f32 * 1e12}, gib * 2**30, gb_s * 1e9, net_gb_s * 1e9, per_host)
+
+
+# TPU: docs.cloud.google.com/tpu/docs (system architecture pages of v4, v5e, v5p, v6e): peak bf16, HBM, HBM bandwidth,
+# ICI bandwidth per chip in one direction (half of the bidirectional figure); float32 products run as bf16 by default.
+# GPU: NVIDIA's data sheets of A100, H100, H200 (SXM), dense rates; float32 as TF32; NVLink in one direction.
+CHIPS = {
+    "v4": _chip(275, 275, 32, 1228, 150, 4),
+    "v5e": _chip(197, 197, 16, 819, 100, 4),
+    "v5p": _chip(459, 459, 95, 2765, 300, 4),
+    "v6e": _chip(918, 918, 32, 1640, 224, 4),
+    "a100": _chip(312, 156, 80, 2039, 300, 8),
+    "h100": _chip(989, 494, 80, 3350, 450, 8),
+    "h200": _chip(989, 494, 141, 4800, 450, 8),
+}
+# Between machines: 400 Gb/s a GPU (NVIDIA DGX H100 reference architecture).
+_GPU_NETWORK_RATE = 50e9
+_USABLE = 0.92  # of the memory; the rest goes to the runtime and fragments
+# How often a ring sends its bytes round.
+_TURNS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "all-to-all": 1, "collective-permute": 1}
+
+
+def abstract_contract(names: Sequence[str], tile_size: int, dataset: str, pairs: int) -> Contract:
+    """The contract of a prepared set, or of tiles of Sentinel-1 and -2 of `tile_size` where none is at hand.
+
+    Raises:
+      InputError: a modality that is no known sensor.
+    """
+    from fusionx_jax import modalities as modalities_lib
+    from fusionx_jax import tiles
+
+    if dataset:
+        return tiles.open_sets(dataset).contract
+    known = {"s1": modalities_lib.SENTINEL1_GRD, "s2": modalities_lib.SENTINEL2_L2A}
+    out: dict[str, ModalityContract] = {}
+    for name in names:
+        if name not in known:
+            raise InputError(f"The modality {name!r} is no known sensor; give --dataset, whose contract describes it.")
+        m = known[name]
+        ones = [1.0] * len(m.bands)
+        out[name] = of_modality(m, gsd_m=10.0, side=tile_size, mean=[0.0] * len(ones), std=ones)
+    return Contract(
+        name="assumed", source_version="", modalities=out, tasks={}, splits={"train": pairs}, split_origin="",
+        licence="", citation="", simulated=False,
+    )  # fmt: skip
+
+
+def plan(
+    config: Any, contract: Contract, devices: Any, chip: Chip, chips: int, hosts: int, between: float = 0.0,
+) -> dict[str, Any]:  # fmt: skip
+    """Compiles the train step of `config` for `devices` and returns what it needs.
+
+    `chips` may be fewer than devices (two cores a chip). `between` is the rate between machines where it differs.
+    """
+    import functools
+
+    import jax
+    import jax.numpy as jnp
+
+    from fusionx_jax import hlo, preprocess, pretrain, sharding
+    from fusionx_jax.models import build, layers
+
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+    accumulate = config.optimizer.get("accumulate", 1)
+    sharding.check_batch(config.batch_size, mesh, accumulate)
+    model = build.make_model(config, contract.modalities)
+    chosen = {m: contract.modalities[m] for m in config.modalities}
+    normaliser = preprocess.make_normaliser(
+        chosen, chosen, side=config.augment.crop, patch_size=config.model.patch_size
+    )
+    objective = pretrain.make_objective(config, model, normaliser)
+    optimizer, schedule = pretrain.make_optimizer(config)
+
+    def fresh():
+        params = build.init_params(model, jax.random.key(0))
+        return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+
+    shapes = jax.eval_shape(fresh)
+    layout = sharding.state_shardings(shapes, mesh)
+    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
+    spread = sharding.batch_sharding(mesh)
+    wire = {
+        m: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread)
+        for m, x in pretrain.abstract_batch(config, contract).items()
+    }
+    step = functools.partial(
+        pretrain.train_step, objective=objective, optimizer=optimizer, schedule=schedule, seed=config.seed,
+        accumulate=accumulate,
+    )  # fmt: skip
+    began = time.perf_counter()
+    program = jax.jit(
+        step, in_shardings=(layout, spread), out_shardings=(layout, sharding.replicated(mesh)), donate_argnums=0
+    )
+    with jax.set_mesh(mesh), layers.unrolled(1):
+        compiled = program.lower(state, wire).compile()
+    seconds = time.perf_counter() - began
+    memory = compiled.memory_analysis()
+    flops = pretrain.flops_per_pair(config, model, contract) * config.batch_size
+    plain = config.copy_and_resolve_references()
+    with plain.unlocked():
+        plain.model.remat = "none"
+    useful = pretrain.flops_per_pair(plain, build.make_model(plain, contract.modalities), contract) * config.batch_size
+    moved = hlo.collectives(compiled.as_text(), sharding.AXES, [mesh.shape[a] for a in sharding.AXES])
+
+    held = {part: _bytes_per_device(shapes[part], layout[part]) for part in ("params", "opt_state")}
+    batch = sum(math.prod(x.shape) * 2 for x in wire.values()) // mesh.size
+    share = chips / mesh.size  # of a chip that one device is
+    rate = chip.flops[config.model.dtype] * share
+    # State is read and written by the optimizer, parameters by both passes, activations are written and read once.
+    traffic = 2 * (held["params"] + held["opt_state"]) + 4 * held["params"] + 2 * memory.temp_size_in_bytes + 2 * batch
+    network = sum(_seconds(c, mesh, chip, share, between) for c in moved)
+    bounds = {
+        "compute": flops / mesh.size / rate,
+        "memory": traffic / (chip.memory_rate * share),
+        "network": network,
+    }
+    slowest = max(bounds, key=bounds.get)
+    step_s = bounds[slowest]
+    limit = chip.memory * share * _USABLE
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak += memory.temp_size_in_bytes
+    fixed = sum(held.values())
+    per_pair = max(peak - fixed, 1) / (config.batch_size / mesh.size)
+    unit = mesh.size * accumulate
+    pair_bytes = sum(m.height * m.width * len(m.bands) * 2 for m in chosen.values())
+    return {
+        "devices": mesh.size, "chips": chips, "hosts": hosts, "mesh": dict(mesh.shape), "batch_size": config.batch_size,
+        "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(shapes["params"])),
+        "compile_s": seconds,
+        "memory_per_device": {
+            **held, "batch": batch, "activations_and_temporaries": memory.temp_size_in_bytes, "peak": peak,
+            "available": limit,
+        },
+        "fits": bool(peak <= limit),
+        "largest_batch_size": int(max(0, (limit - fixed) / per_pair) * mesh.size // unit * unit),
+        "flops_per_pair": useful / config.batch_size, "flops_per_step": useful, "flops_per_step_with_remat": flops,
+        "collectives": [
+            {"kind": c.kind, "axes": list(c.axes), "per_step": c.count, "bytes_per_step": c.bytes} for c in moved
+        ],
+        "roofline_s": bounds, "bound": slowest, "step_s": step_s, "pairs_per_s": config.batch_size / step_s,
+        "mfu_at_roofline": useful / mesh.size / rate / step_s,
+        "input_bytes_per_s_per_host": config.batch_size / step_s * pair_bytes / hosts,
+    }  # fmt: skip
+
+
+def _bytes_per_device(shapes: Any, layout: Any) -> int:
+    import jax
+
+    sizes = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, shapes, layout)
+    return sum(jax.tree.leaves(sizes))
+
+
+def _seconds(c: Any, mesh: Any, chip: Chip, share: float, between: float) -> float:
+    """A ring's time for a collective: (n - 1) / n of the bytes, twice for a sum that all receive."""
+    count = math.prod(mesh.shape[a] for a in c.axes)
+    # Groups that reach beyond a machine go at the rate between machines.
+    inner = math.prod(mesh.shape[a] for a in mesh.axis_names[mesh.axis_names.index(c.axes[0]) :])
+    rate = between if between and inner > chip.per_host else chip.network_rate * share
+    size = c.bytes * (count if c.kind == "reduce-scatter" else 1)  # its result is a part of what travels
+    return _TURNS[c.kind] * (count - 1) / count * size / rate
+
+
+def machine(topology: str, devices: int, kind: str) -> tuple[Any, Chip, int, int, float]:
+    """Devices to compile for, their chip, chips, hosts, and the rate between machines.
+
+    Raises:
+      InputError: an unknown chip or slice, or no compiler for it.
+    """
+    if topology:
+        kind, _, grid = topology.partition(":")
+        sides = grid.split("x")
+        if kind not in ("v4", "v5e", "v5p", "v6e") or not all(s.isdigit() and int(s) for s in sides):
+            raise InputError(f"--topology is {topology!r}; give GENERATION:GRID of chips, e.g. v5e:16x16 or v4:4x4x4.")
+        chips = math.prod(int(s) for s in sides)
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would ask a cloud machine's metadata
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        from jax.experimental import topologies
+
+        try:
+            found = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        except Exception as error:  # libtpu is absent, or does not know the slice: many types, from C++
+            raise InputError(
+                f"No TPU compiler for {topology} ({str(error).splitlines()[0]}); install it with `pip install "
+                "fusionx-jax[tpu]`, and name a slice that exists."
+            ) from error
+        return list(found), CHIPS[kind], chips, max(1, chips // CHIPS[kind].per_host), 0.0
+    if kind not in CHIPS or devices < 1:
+        raise InputError(f"--kind is {kind!r} and --devices {devices}; known are {', '.join(CHIPS)}, from 1 on.")
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+
+    if jax.device_count() != devices:
+        raise InputError(f"{jax.device_count()} devices were there before {devices} could be simulated; run it anew.")
+    hosts = -(-devices // CHIPS[kind].per_host)
+    return jax.devices(), CHIPS[kind], devices, hosts, _GPU_NETWORK_RATE
+
+
+def show(found: Mapping[str, Any], epochs: float) -> str:
+    """The plan for people."""
+    m = {k: v / 2**30 for k, v in found["memory_per_device"].items()}
+    mesh = " x ".join(f"{k} {v}" for k, v in found["mesh"].items())
+    moved = [
+        f"{c['per_step']} {c['kind']} over {' x '.join(c['axes'])}, {c['bytes_per_step'] / 1e6:.1f} MB"
+        for c in found["collectives"]
+    ]
+    bounds = ", ".join(f"{k} {1e3 * v:.2f} ms" for k, v in found["roofline_s"].items())
+    again = ""
+    if found["flops_per_step_with_remat"] > 1.001 * found["flops_per_step"]:
+        again = f" ({found['flops_per_step_with_remat'] / 1e12:.2f} T with what is computed again)"
+    lines = [
+        f"{found['of']}: {found['chips']} chips, {found['devices']} devices, {found['hosts']} hosts; mesh {mesh}",
+        f"network       {found['parameters'] / 1e6:.1f} M parameters, batch {found['batch_size']}; compiled in "
+        f"{found['compile_s']:.0f} s",
+        f"memory        a device: parameters {m['params']:.2f} GiB, optimizer {m['opt_state']:.2f}, activations and "
+        f"temporaries {m['activations_and_temporaries']:.2f}",
+        f"              peak {m['peak']:.2f} of {m['available']:.1f} GiB usable: "
+        f"{'fits' if found['fits'] else 'DOES NOT FIT'}; largest batch about {found['largest_batch_size']}",
+        f"FLOPs         {found['flops_per_pair'] / 1e9:.2f} G a pair, {found['flops_per_step'] / 1e12:.2f} T a step"
+        + again,
+        f"collectives   {'; '.join(moved) or 'none'}",
+        f"roofline      {bounds}; bound by {found['bound']}",
+        f"at best       {1e3 * found['step_s']:.2f} ms a step, {found['pairs_per_s']:.0f} pairs/s, MFU "
+        f"{100 * found['mfu_at_roofline']:.0f} %; input {found['input_bytes_per_s_per_host'] / 1e6:.0f} MB/s a host",
+    ]
+    if found.get("days"):
+        hours = found["days"] * found["chips"] * 24
+        lines.append(f"{epochs:g} epochs    {found['days']:.2f} days at best, {hours:.0f} chip hours")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="fusionx plan",
+        description="Compiles the train step for machines that are not here: memory, FLOPs, network, days.",
+        epilog="Config values are set with --config.KEY=VALUE.",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:options]")
+    parser.add_argument("--topology", default="", metavar="GEN:GRID", help="TPU slice in chips: v5e:16x16, v4:4x4x4")
+    parser.add_argument("--devices", type=int, default=8, help="GPUs, by rule (8)")
+    parser.add_argument("--kind", default="h100", help=f"of them: {', '.join(CHIPS)} (h100)")
+    parser.add_argument(
+        "--dataset", default="", metavar="DIR", help="prepared set; without it Sentinel tiles are assumed"
+    )
+    parser.add_argument("--tile_size", type=int, default=120, help="of assumed tiles, pixels (120)")
+    parser.add_argument("--pairs", type=int, default=0, help="training pairs, for epochs (the set's)")
+    parser.add_argument("--epochs", type=float, default=100, help="(100)")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    args, overrides = parser.parse_known_args(argv)
+    from fusionx_jax import config as config_lib
+
+    config = config_lib.override(config_lib.load_file(args.config), overrides)
+    if args.tile_size < 1 or args.epochs <= 0 or args.pairs < 0:
+        raise InputError("--tile_size and --epochs must be positive, --pairs not negative.")
+    devices, chip, chips, hosts, between = machine(args.topology, args.devices, args.kind)
+    contract = abstract_contract(config.modalities, args.tile_size, args.dataset, args.pairs)
+    progress.logger.info("Compiling for %d devices …", len(devices))
+    found = plan(config, contract, devices, chip, chips, hosts, between)
+    pairs = args.pairs or contract.splits.get("train", 0)
+    found["days"] = pairs * args.epochs / found["pairs_per_s"] / 86_400 if pairs else None
+    found["of"] = args.topology or f"{args.devices} x {args.kind}, by rule (CPU compiler)"
+    print(json.dumps(found, indent=1) if args.json else show(found, args.epochs))
+    return 0 if found["fits"] else 1
