@@ -71,7 +71,7 @@ def _runs(lines: dict[str, list[str]], entry: str) -> dict[str, int]:
 
     def walk(name: str, factor: int) -> None:
         times[name] += factor
-        for callee, more in _calls(lines[name]):
+        for callee, more in _calls(lines[name], lines):
             if callee in lines:
                 walk(callee, factor * more)
 
@@ -79,16 +79,29 @@ def _runs(lines: dict[str, list[str]], entry: str) -> dict[str, int]:
     return times
 
 
-def _calls(body: Sequence[str]) -> Iterator[tuple[str, int]]:
+def _calls(body: Sequence[str], lines: dict[str, list[str]]) -> Iterator[tuple[str, int]]:
     for line in body:
         loop = re.search(r"\bwhile\(.*\bbody=%?([\w.\-]+)", line)
         if loop:
-            trips = re.search(r'"known_trip_count":\s*\{"n":\s*"(\d+)"', line)
-            yield loop.group(1), int(trips.group(1)) if trips else 1
+            yield loop.group(1), _trips(line, lines)
         elif _kind(line) is None:  # a collective's to_apply is its sum
             for names in _CALLED.findall(line):
                 for name in names.split(","):
                     yield name.strip().lstrip("%"), 1
+
+
+def _trips(line: str, lines: dict[str, list[str]]) -> int:
+    """Turns of a loop: as the compiler wrote them down, or what its condition counts to."""
+    known = re.search(r'"known_trip_count":\s*\{"n":\s*"(\d+)"', line)
+    if known:
+        return int(known.group(1))
+    condition = re.search(r"\bcondition=%?([\w.\-]+)", line)
+    body = lines.get(condition.group(1), []) if condition else []
+    if any("direction=LT" in x for x in body):
+        limits = [int(n) for x in body for n in re.findall(r"s32\[\]\S* constant\((\d+)\)", x)]
+        if len(limits) == 1:
+            return limits[0]
+    return 1
 
 
 def _kind(line: str) -> str | None:

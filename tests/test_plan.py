@@ -60,8 +60,16 @@ HloModule jit_step
 %body.1 (p: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
   %gathered = f32[16,16]{1,0} all-gather(%w), channel_id=1, replica_groups=[4,2]<=[8], dimensions={0}
 }
+%limit.3 (q: (s32[], f32[8,16])) -> pred[] {
+  %four = s32[]{:T(128)} constant(4)
+  ROOT %lt = pred[] compare(%i, %four), direction=LT
+}
+%body.2 (p: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
+  %sent = f32[10]{0:T(128)} collective-permute(%w), channel_id=9, source_target_pairs={{0,1},{1,0}}
+}
 ENTRY %main.2 (p0: f32[8,16]) -> f32[8,16] {
   %loop = (s32[], f32[8,16]) while(%t), condition=%c, body=%body.1, backend_config={"known_trip_count":{"n":"12"}}
+  %other = (s32[], f32[8,16]) while(%t), condition=%limit.3, body=%body.2
   %s = f32[100]{0} all-reduce(%g), channel_id=2, replica_groups=[2,4]<=[4,2]T(1,0), to_apply=%sum
   %b = bf16[100]{0} all-reduce(%h), channel_id=3, replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%sum
   %m = f32[4]{0} all-gather(%k), channel_id=4, replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}, x=1
@@ -77,6 +85,7 @@ def test_collectives_are_told_by_axis_and_counted_in_loops():
         hlo.Collective("all-gather", ("fsdp",), 12, 12 * 16 * 16 * 4),
         hlo.Collective("all-reduce", ("data",), 1, 400),
         hlo.Collective("all-reduce", ("data", "fsdp"), 1, 200),
+        hlo.Collective("collective-permute", ("fsdp",), 4, 160),
     ]
 
 
@@ -128,7 +137,8 @@ def test_a_tpu_slice_is_compiled_for_without_the_hardware():
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         assert (found["devices"], found["chips"]) == (devices, chips)
-        assert found["collectives"]
+        reduced = sum(c["bytes_per_step"] for c in found["collectives"] if c["kind"] == "all-reduce")
+        assert reduced >= 0.99 * 4 * found["parameters"]  # every gradient, those of scanned blocks too
 
 
 def test_activations_stay_where_they_are_only_where_a_mesh_is_set():
