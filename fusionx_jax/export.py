@@ -22,12 +22,12 @@ from fusionx_jax import checkpoint, files, progress, tiles
 from fusionx_jax import config as config_lib
 from fusionx_jax import modalities as modalities_lib
 from fusionx_jax.contract import InputError, RunError, check_compatible
+from fusionx_jax.interop import WEIGHTS_FILE
 from fusionx_jax.interop import loaded as loaded_lib
 from fusionx_jax.models import build
 
 REPORT = "parity.json"
 PROGRAM = "encoder.stablehlo"
-WEIGHTS = "encoder.safetensors"
 DESCRIPTION = "description.json"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -47,7 +47,7 @@ def describe(loaded: loaded_lib.Loaded) -> dict[str, Any]:
 
 
 def to_orbax(loaded: loaded_lib.Loaded, params: Any, folder: str, images: Images) -> Encode:
-    """A checkpoint without optimizer that every command and `fusionx_jax.load` take, on any number of devices."""
+    """A checkpoint without optimizer for `fusionx_jax.load` (with the decoder for `init_from` too), on any devices."""
     about = describe(loaded)
     metadata = {k: about[k] for k in ("config", "contract", "step")}
     ocp.save_checkpointables(os.path.abspath(folder), {"state": {"params": params}}, custom_metadata=metadata)
@@ -56,13 +56,15 @@ def to_orbax(loaded: loaded_lib.Loaded, params: Any, folder: str, images: Images
 
 def to_safetensors(loaded: loaded_lib.Loaded, params: Any, folder: str, images: Images) -> Encode | None:
     """Parameters by their path; the PyTorch twin reads them. None where the twin cannot run here."""
-    from safetensors.numpy import save_file
-
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise InputError("safetensors is not installed; install it with `pip install safetensors`.") from error
     os.makedirs(folder)
     flat = {
         "/".join(k.key for k in path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
-    save_file(flat, os.path.join(folder, WEIGHTS), metadata={"fusionx": json.dumps(describe(loaded))})
+    save_file(flat, os.path.join(folder, WEIGHTS_FILE), metadata={"fusionx": json.dumps(describe(loaded))})
     if build.family(loaded.config) != "fusionx":
         progress.logger.warning("The PyTorch twin knows FusionX-Net alone: this file's numbers are not compared.")
         return None

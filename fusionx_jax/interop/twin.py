@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from fusionx_jax import modalities as modalities_lib
 from fusionx_jax.contract import Contract, InputError, from_dict
+from fusionx_jax.interop import WEIGHTS_FILE
 from fusionx_jax.positions import sincos_positions
 
-FILE_NAME = "encoder.safetensors"
 _EPSILON = 1e-6  # flax's LayerNorm
 
 
@@ -201,7 +201,7 @@ def load(path: str) -> Twin:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = os.path.join(path, FILE_NAME) if os.path.isdir(path) else path
+    path = os.path.join(path, WEIGHTS_FILE) if os.path.isdir(path) else path
     try:
         with safe_open(path, framework="pt") as f:
             about = json.loads((f.metadata() or {})["fusionx"])
