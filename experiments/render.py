@@ -25,7 +25,7 @@ class Job:
       nodes, processes_per_node, devices_per_node: machines, processes on each, GPUs on each.
       folder: where the rendered file and the scheduler's output go.
       source: checkout that the job runs in; `python`: its interpreter.
-      environment: variables beside those of `configs/clusters.py`.
+      environment: variables beside those of `configs/clusters/`.
     """
 
     name: str

@@ -143,6 +143,9 @@ KNOWN: dict[str, Modality] = {
 }
 """Sensors by the name used in YAML and configs."""
 
+ASSUMED: dict[str, Modality] = {m.name: m for m in (SENTINEL1_GRD, SENTINEL2_L2A)}
+"""What a modality of a config is taken for where no data set describes it."""
+
 
 def subset(modality: Modality, bands: Sequence[str]) -> Modality:
     """The same sensor with only `bands`, in that order.

@@ -62,12 +62,11 @@ def abstract_contract(names: Sequence[str], tile_size: int, dataset: str, pairs:
 
     if dataset:
         return tiles.open_sets(dataset).contract
-    known = {"s1": modalities_lib.SENTINEL1_GRD, "s2": modalities_lib.SENTINEL2_L2A}
     out: dict[str, ModalityContract] = {}
     for name in names:
-        if name not in known:
+        if name not in modalities_lib.ASSUMED:
             raise InputError(f"The modality {name!r} is no known sensor; give --dataset, whose contract describes it.")
-        m = known[name]
+        m = modalities_lib.ASSUMED[name]
         ones = [1.0] * len(m.bands)
         out[name] = of_modality(m, gsd_m=10.0, side=tile_size, mean=[0.0] * len(ones), std=ones)
     return Contract(

@@ -71,7 +71,7 @@ def test_chips_and_cores_are_told_apart(topology, kind, hosts):
     assert render.tpu_slice(topology)[2] == hosts
 
 
-def test_what_cannot_be_launched_is_refused(tmp_path):
+def test_what_cannot_be_launched_is_refused(tmp_path, monkeypatch):
     for topology in ("v9:2x2", "v4:axb", "v4", ""):
         with pytest.raises(InputError, match="is not understood"):
             render.tpu_slice(topology)
@@ -86,6 +86,7 @@ def test_what_cannot_be_launched_is_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=words):
             launch.main([*base, *more])
+    monkeypatch.setattr(launch.shutil, "which", lambda tool: None)
     with pytest.raises(InputError, match="sbatch is not installed here"):
         launch.main(base)
     assert (tmp_path / "launch/job.sbatch").exists()
