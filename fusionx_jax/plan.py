@@ -256,7 +256,8 @@ def show(found: Mapping[str, Any], epochs: float) -> str:
     ]
     if found.get("days"):
         hours = found["days"] * found["chips"] * 24
-        lines.append(f"{epochs:g} epochs    {found['days']:.2f} days at best, {hours:.0f} chip hours")
+        long = f"{found['days']:.1f} days" if found["days"] >= 1 else f"{24 * found['days']:.2f} hours"
+        lines.append(f"{epochs:g} epochs    {long} at best, {hours:.0f} chip hours")
     return "\n".join(lines)
 
 
