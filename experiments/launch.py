@@ -110,6 +110,7 @@ def job_name(workdir: str) -> str:
 
 def points(args: argparse.Namespace, overrides: list[str], workdir: str) -> list[list[str]]:
     """The arguments after `python -m` of every sweep point, each pretraining with a workdir of its own."""
+    from fusionx_jax import tiles
     from fusionx_jax.contract import InputError
 
     axes = {}
@@ -118,7 +119,7 @@ def points(args: argparse.Namespace, overrides: list[str], workdir: str) -> list
         if not (key and equals and values):
             raise InputError(f"--sweep={text!r} is not understood; give KEY=A,B, e.g. --sweep=seed=0,1,2.")
         axes[key] = values.split(",")
-    dataset = args.dataset if "://" in args.dataset or not args.dataset else os.path.abspath(args.dataset)
+    dataset = tiles.absolute(args.dataset) if args.dataset else ""
     if args.command == "evaluate":
         if not dataset:
             raise InputError("--command=evaluate needs --dataset=DIR.")

@@ -25,7 +25,6 @@ class Job:
       nodes, processes_per_node, devices_per_node: machines, processes on each, GPUs on each.
       folder: where the rendered file and the scheduler's output go.
       source: checkout that the job runs in; `python`: its interpreter.
-      environment: variables beside those of `configs/clusters/`.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Job:
     kind: str = "H100"
     zone: str = ""
     spot: bool = True
-    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def processes(self) -> int:
@@ -57,7 +55,7 @@ class Job:
     def variables(self) -> dict[str, str]:
         """The environment of every process."""
         cache = {"JAX_COMPILATION_CACHE_DIR": f"{self.folder}/compiled"}  # a requeued job starts without compiling
-        return {**clusters.ENVIRONMENT[self.accelerator], **cache, **self.environment}
+        return {**clusters.ENVIRONMENT[self.accelerator], **cache}
 
 
 class _Plain(yaml.SafeDumper):

@@ -31,10 +31,7 @@ def _one(job: Job, number: int, command: list[str]) -> int:
     count = job.processes_per_node
     several = []
     if count > 1:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        several = ["--distributed", f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]
+        several = ["--distributed", f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={count}"]
     environment = {**os.environ, **{k: v for k, v in job.variables.items() if k not in os.environ}}
     processes, logs = [], []
     stopped: list[int] = []
@@ -57,6 +54,13 @@ def _one(job: Job, number: int, command: list[str]) -> int:
         _end(processes)
         for n, handler in old.items():
             signal.signal(n, handler)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def _devices(job: Job, process: int) -> dict[str, str]:

@@ -67,8 +67,8 @@ def abstract_contract(names: Sequence[str], tile_size: int, dataset: str, pairs:
         if name not in modalities_lib.ASSUMED:
             raise InputError(f"The modality {name!r} is no known sensor; give --dataset, whose contract describes it.")
         m = modalities_lib.ASSUMED[name]
-        ones = [1.0] * len(m.bands)
-        out[name] = of_modality(m, gsd_m=10.0, side=tile_size, mean=[0.0] * len(ones), std=ones)
+        count = len(m.bands)
+        out[name] = of_modality(m, gsd_m=10.0, side=tile_size, mean=[0.0] * count, std=[1.0] * count)
     return Contract(
         name="assumed", source_version="", modalities=out, tasks={}, splits={"train": pairs}, split_origin="",
         licence="", citation="", simulated=False,
@@ -85,27 +85,18 @@ def plan(
     import functools
 
     import jax
-    import jax.numpy as jnp
 
-    from fusionx_jax import hlo, preprocess, pretrain, sharding
+    from fusionx_jax import hlo, pretrain, sharding
     from fusionx_jax.models import build, layers
 
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
     accumulate = config.optimizer.get("accumulate", 1)
     sharding.check_batch(config.batch_size, mesh, accumulate)
     model = build.make_model(config, contract.modalities)
-    chosen = {m: contract.modalities[m] for m in config.modalities}
-    normaliser = preprocess.make_normaliser(
-        chosen, chosen, side=config.augment.crop, patch_size=config.model.patch_size
-    )
-    objective = pretrain.make_objective(config, model, normaliser)
+    objective = pretrain.own_objective(config, model, contract)
     optimizer, schedule = pretrain.make_optimizer(config)
 
-    def fresh():
-        params = build.init_params(model, jax.random.key(0))
-        return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
-
-    shapes = jax.eval_shape(fresh)
+    shapes = jax.eval_shape(functools.partial(pretrain.fresh_state, model, optimizer, config.seed))
     layout = sharding.state_shardings(shapes, mesh)
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
     spread = sharding.batch_sharding(mesh)
@@ -113,23 +104,19 @@ def plan(
         m: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread)
         for m, x in pretrain.abstract_batch(config, contract).items()
     }
-    step = functools.partial(
-        pretrain.train_step, objective=objective, optimizer=optimizer, schedule=schedule, seed=config.seed,
-        accumulate=accumulate,
-    )  # fmt: skip
     began = time.perf_counter()
-    program = jax.jit(
-        step, in_shardings=(layout, spread), out_shardings=(layout, sharding.replicated(mesh)), donate_argnums=0
-    )
+    program = pretrain.jit_step(config, objective, optimizer, schedule, layout, mesh)
     with jax.set_mesh(mesh), layers.unrolled(1):
         compiled = program.lower(state, wire).compile()
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
     flops = pretrain.flops_per_pair(config, model, contract) * config.batch_size
-    plain = config.copy_and_resolve_references()
-    with plain.unlocked():
+    useful = flops
+    if config.model.get("remat", "none") != "none":
+        plain = config.copy_and_resolve_references()
         plain.model.remat = "none"
-    useful = pretrain.flops_per_pair(plain, build.make_model(plain, contract.modalities), contract) * config.batch_size
+        once = pretrain.flops_per_pair(plain, build.make_model(plain, contract.modalities), contract)
+        useful = once * config.batch_size
     moved = hlo.collectives(compiled.as_text(), sharding.AXES, [mesh.shape[a] for a in sharding.AXES])
 
     held = {part: _bytes_per_device(shapes[part], layout[part]) for part in ("params", "opt_state")}
@@ -152,7 +139,7 @@ def plan(
     fixed = sum(held.values())
     per_pair = max(peak - fixed, 1) / (config.batch_size / mesh.size)
     unit = mesh.size * accumulate
-    pair_bytes = sum(m.height * m.width * len(m.bands) * 2 for m in chosen.values())
+    pair_bytes = sum(math.prod(x.shape[1:]) * 2 for x in wire.values())
     return {
         "devices": mesh.size, "chips": chips, "hosts": hosts, "mesh": dict(mesh.shape), "batch_size": config.batch_size,
         "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(shapes["params"])),

@@ -295,16 +295,46 @@ def abstract_batch(config: ConfigDict, contract: Contract) -> dict[str, jax.Shap
     }
 
 
+def own_objective(config: ConfigDict, model: Any, contract: Contract) -> Objective:
+    """The first objective of a run on data normalised by their own statistics."""
+    modalities = {m: contract.modalities[m] for m in config.modalities}
+    normaliser = preprocess.make_normaliser(
+        modalities, modalities, side=config.augment.crop, patch_size=config.model.patch_size
+    )
+    return make_objective(config, model, normaliser)
+
+
+def fresh_state(model: Any, optimizer: optax.GradientTransformation, seed: int) -> dict[str, Any]:
+    """The state before the first step: a pure function of the seed."""
+    params = build.init_params(model, jax.random.key(seed))
+    return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+
+
+def jit_step(
+    config: ConfigDict, objective: Objective, optimizer, schedule, layout: Any, mesh: jax.sharding.Mesh
+) -> Any:
+    """The train step as it runs on a mesh, its state donated."""
+    return jax.jit(
+        functools.partial(
+            train_step,
+            objective=objective,
+            optimizer=optimizer,
+            schedule=schedule,
+            seed=config.seed,
+            accumulate=config.optimizer.get("accumulate", 1),
+        ),
+        in_shardings=(layout, sharding.batch_sharding(mesh)),
+        out_shardings=(layout, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
 def flops_per_pair(config: ConfigDict, model: Any, contract: Contract) -> float:
     """Floating-point operations of one pair in a training step, as XLA counts them before it optimises; 0 if no step is
     taken."""
     if not config.num_steps:
         return 0.0
-    modalities = {m: contract.modalities[m] for m in config.modalities}
-    normaliser = preprocess.make_normaliser(
-        modalities, modalities, side=config.augment.crop, patch_size=config.model.patch_size
-    )
-    objective = make_objective(config, model, normaliser)
+    objective = own_objective(config, model, contract)
     wire = abstract_batch(config, contract)
     with layers.unrolled():
         params = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
@@ -316,11 +346,8 @@ def flops_per_pair(config: ConfigDict, model: Any, contract: Contract) -> float:
 def _train(config, workdir, prepared, contract, start_from, mesh, model, stages, optimizer, schedule) -> int:
     log = progress.logger
 
-    def fresh_state():
-        params = build.init_params(model, jax.random.key(config.seed))
-        return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
-
-    shapes = jax.eval_shape(fresh_state)
+    fresh = functools.partial(fresh_state, model, optimizer, config.seed)
+    shapes = jax.eval_shape(fresh)
     layout = sharding.state_shardings(shapes, mesh)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
     count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes["params"]))
@@ -331,7 +358,7 @@ def _train(config, workdir, prepared, contract, start_from, mesh, model, stages,
             state = manager.restore(start, abstract)
             log.info("Going on from step %d of %d in %s.", start, config.num_steps, workdir)
         else:
-            state = jax.jit(fresh_state, out_shardings=layout)()
+            state = jax.jit(fresh, out_shardings=layout)()
             if start_from is not None:
                 state["params"] = checkpoint.load_params(start_from, abstract["params"])
                 log.info("Starting from the weights of %s.", start_from.path)
@@ -352,20 +379,7 @@ def _train(config, workdir, prepared, contract, start_from, mesh, model, stages,
             log.info("All %d steps are done; nothing to train.", config.num_steps)
             return 0
         compiled = {
-            begin: jax.jit(
-                functools.partial(
-                    train_step,
-                    objective=objective,
-                    optimizer=optimizer,
-                    schedule=schedule,
-                    seed=config.seed,
-                    accumulate=config.optimizer.get("accumulate", 1),
-                ),
-                in_shardings=(layout, sharding.batch_sharding(mesh)),
-                out_shardings=(layout, sharding.replicated(mesh)),
-                donate_argnums=0,
-            )
-            for begin, objective in stages.items()
+            begin: jit_step(config, objective, optimizer, schedule, layout, mesh) for begin, objective in stages.items()
         }
         batches = input_pipeline.DeviceBatches(
             input_pipeline.host_batches(

@@ -3,7 +3,6 @@
 import csv
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,18 +11,13 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.run_local import free_port
 from fusionx_jax import checkpoint, config
 from fusionx_jax.models import build
 from tests.helpers import EARLY, ROOT, TINY, assert_clear, run_cli
 
 # Sums over devices come in another order: float32 round-off, grown over six steps.
 TOLERANCE = 2e-4
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def start(workdir, simulated, processes, *more, devices=2):

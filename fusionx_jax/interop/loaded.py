@@ -71,7 +71,7 @@ class Loaded:
         p = self.config.model.patch_size
         rows, columns = -(-some.shape[1] // p), -(-some.shape[2] // p)
         gaps = any((w == modalities_lib.NODATA).any() for w in wire.values())
-        run = self.program(gaps or bool(some.shape[1] % p or some.shape[2] % p))
+        run = self.programs[gaps or bool(some.shape[1] % p or some.shape[2] % p)]
         parts = []
         for index, kept in tiles.equal_batches(len(some), batch_size):
             out = run(self.params, {m: w[index] for m, w in wire.items()})
@@ -116,32 +116,15 @@ class Loaded:
             )
         return out
 
-    def program(self, masked: bool) -> Any:
-        """The compiled function (params, wire) -> pooled, summary and tokens; `masked`: pixels may lack data."""
-        return _program(self.model, _Normaliser(self.normaliser(masked)), self.config.evaluate.pooling)
+    @functools.cached_property
+    def programs(self) -> dict[bool, Any]:
+        """Functions (params, wire) -> pooled, summary and tokens, compiled when called; True: pixels may lack data."""
+        kept = {"model": self.model, "pooling": self.config.evaluate.pooling}
+        return {m: jax.jit(functools.partial(outputs, normaliser=self.normaliser(m), **kept)) for m in (False, True)}
 
     def normaliser(self, masked: bool) -> preprocess.Normaliser:
         """Wire values to the weights' statistics; `masked`: pixels may lack data."""
         return dataclasses.replace(preprocess.make_normaliser(self.modalities, self.modalities), masked=masked)
-
-
-class _Normaliser:
-    """A normaliser that is equal to another by its numbers, so that compiled programs are found again."""
-
-    def __init__(self, value: preprocess.Normaliser):
-        self.value = value
-        self._key = repr(value)
-
-    def __hash__(self):
-        return hash(self._key)
-
-    def __eq__(self, other):
-        return self._key == other._key
-
-
-@functools.lru_cache(maxsize=16)
-def _program(model, normaliser, pooling):
-    return jax.jit(functools.partial(outputs, model=model, normaliser=normaliser.value, pooling=pooling))
 
 
 def outputs(params, wire, *, model, normaliser, pooling) -> dict[str, Any]:

@@ -10,15 +10,10 @@ import time
 
 import pytest
 
+from experiments.run_local import free_port
 from tests.helpers import EARLY, ROOT, TINY
 
 STEPS = ("--config.num_steps=60", "--config.checkpoint_every=5")
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def _install() -> None:
@@ -52,8 +47,8 @@ def cluster(tmp_path_factory):
     conf.write_text(
         f"""ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={_free_port()}
-SlurmdPort={_free_port()}
+SlurmctldPort={free_port()}
+SlurmdPort={free_port()}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=10
 SlurmUser=root
