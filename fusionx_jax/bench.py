@@ -169,6 +169,21 @@ def bench_probe(args: argparse.Namespace) -> dict[str, Any]:
     return probe_bench.run(args.kind, args.examples, args.features, args.seeds)
 
 
+def bench_train(args: argparse.Namespace) -> dict[str, Any]:
+    """The train step of each config: pairs and FLOPs a second, against matrix products and against PyTorch."""
+    from fusionx_jax import train_bench
+
+    if args.rounds < 1 or args.seconds <= 0 or args.tile_size < 1:
+        raise InputError(
+            f"--rounds is {args.rounds}, --seconds {args.seconds} and --tile_size {args.tile_size}; all must be "
+            "positive."
+        )
+    configs = train_bench.load_configs(args.config, args.overrides)
+    return train_bench.run(
+        configs, args.dataset, args.tile_size, args.peer, args.rounds, args.seconds, args.profile, rates
+    )
+
+
 def _own_bytes() -> int:
     """Memory of this process that is not a file's; 0 where the system does not say."""
     try:
@@ -191,8 +206,20 @@ def _memmaps(prepared, folder: str, count: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _table(values: dict[str, Any]) -> str:
-    return "\n".join(f"{k:32} {v:.4g}" if isinstance(v, float) else f"{k:32} {v}" for k, v in values.items())
+def _table(values: dict[str, Any], indent: str = "") -> str:
+    lines = []
+    for k, v in values.items():
+        if isinstance(v, dict):
+            lines += [f"{indent}{k}", _table(v, indent + "  ")]
+        elif isinstance(v, list):
+            lines += [f"{indent}{k}", *(f"{indent}  " + "  ".join(_said(x) for x in row.values()) for row in v)]
+        elif v is not None:
+            lines.append(f"{indent}{k:{32 - len(indent)}} {_said(v)}")
+    return "\n".join(lines)
+
+
+def _said(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main(argv: list[str]) -> int:
@@ -217,7 +244,27 @@ def main(argv: list[str]) -> int:
     sweep.add_argument("--seeds", type=int, default=5, help="label subsets a fraction (default 5)")
     sweep.add_argument("--json", action="store_true", help="print one JSON object")
     sweep.set_defaults(run=bench_probe)
-    args = parser.parse_args(argv)
+    train = benches.add_parser(
+        "train", help="the train step against matrix products, and against PyTorch",
+        epilog="Config values are set with --config.KEY=VALUE, for every config.",
+    )  # fmt: skip
+    train.add_argument(
+        "--config", action="append", metavar="FILE[:options]",
+        help="may be given several times (configs/speed.py:demo and configs/speed.py:small)",
+    )  # fmt: skip
+    train.add_argument("--peer", choices=("torch",), default="", help="also measure the PyTorch twin of the step")
+    train.add_argument("--dataset", metavar="DIR", default="", help="read tiles of this set (random ones in memory)")
+    train.add_argument("--tile_size", type=int, default=120, help="of random tiles where augment.crop is 0 (120)")
+    train.add_argument("--rounds", type=int, default=5, help="turns of each contestant (default 5)")
+    train.add_argument("--seconds", type=float, default=2.0, help="of a turn (default 2)")
+    train.add_argument("--profile", metavar="DIR", default="", help="write a trace and a table by operation there")
+    train.add_argument("--json", action="store_true", help="print one JSON object")
+    train.set_defaults(run=bench_train)
+    args, args.overrides = parser.parse_known_args(argv)
+    if args.overrides and (args.bench != "train" or not all(o.startswith("--config.") for o in args.overrides)):
+        parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
+    if args.bench == "train":
+        args.config = args.config or ["configs/speed.py:demo", "configs/speed.py:small"]
     values = args.run(args)
     print(json.dumps(values) if args.json else _table(values))
     return 0

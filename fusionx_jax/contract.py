@@ -261,6 +261,25 @@ def of_modality(
     )
 
 
+def assumed(names: Sequence[str], tile_size: int, pairs: int = 0) -> Contract:
+    """The contract of a set that is not at hand: square tiles of known sensors, with no statistics.
+
+    Raises:
+      InputError: a modality that is no known sensor.
+    """
+    out: dict[str, ModalityContract] = {}
+    for name in names:
+        if name not in modalities_lib.ASSUMED:
+            raise InputError(f"The modality {name!r} is no known sensor; give --dataset, whose contract describes it.")
+        m = modalities_lib.ASSUMED[name]
+        count = len(m.bands)
+        out[name] = of_modality(m, gsd_m=10.0, side=tile_size, mean=[0.0] * count, std=[1.0] * count)
+    return Contract(
+        name="assumed", source_version="", modalities=out, tasks={}, splits={"train": pairs}, split_origin="",
+        licence="", citation="", simulated=False,
+    )  # fmt: skip
+
+
 def in_band_order(own: ModalityContract, bands: Sequence[str]) -> ModalityContract:
     """The same modality with its bands, and their statistics, in the order `bands`."""
     place = [own.bands.index(b) for b in bands]

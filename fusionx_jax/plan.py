@@ -11,68 +11,16 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from fusionx_jax import progress
-from fusionx_jax.contract import Contract, InputError, ModalityContract, of_modality
+from fusionx_jax.chips import BETWEEN_GPU_MACHINES, CHIPS, Chip
+from fusionx_jax.contract import Contract, InputError, assumed
 
-
-class Chip(NamedTuple):
-    """Published rates of one chip: dense FLOP/s by dtype, memory, and bytes/s to memory and to the other chips."""
-
-    flops: Mapping[str, float]
-    memory: float
-    memory_rate: float
-    network_rate: float
-    per_host: int
-
-
-def _chip(bf16: int, f32: int, gib: int, gb_s: int, net_gb_s: int, per_host: int) -> Chip:
-    return Chip({"bfloat16": bf16 * 1e12, "float32": f32 * 1e12}, gib * 2**30, gb_s * 1e9, net_gb_s * 1e9, per_host)
-
-
-# TPU: docs.cloud.google.com/tpu/docs (system architecture pages of v4, v5e, v5p, v6e): peak bf16, HBM, HBM bandwidth,
-# ICI bandwidth per chip in one direction (half of the bidirectional figure); float32 products run as bf16 by default.
-# GPU: NVIDIA's data sheets of A100, H100, H200 (SXM), dense rates; float32 as TF32; NVLink in one direction.
-CHIPS = {
-    "v4": _chip(275, 275, 32, 1228, 150, 4),
-    "v5e": _chip(197, 197, 16, 819, 100, 4),
-    "v5p": _chip(459, 459, 95, 2765, 300, 4),
-    "v6e": _chip(918, 918, 32, 1640, 224, 4),
-    "a100": _chip(312, 156, 80, 2039, 300, 8),
-    "h100": _chip(989, 494, 80, 3350, 450, 8),
-    "h200": _chip(989, 494, 141, 4800, 450, 8),
-}
-# Between machines: 400 Gb/s a GPU (NVIDIA DGX H100 reference architecture).
-_GPU_NETWORK_RATE = 50e9
 _USABLE = 0.92  # of the memory; the rest goes to the runtime and fragments
 # How often a ring sends its bytes round.
 _TURNS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "all-to-all": 1, "collective-permute": 1}
-
-
-def abstract_contract(names: Sequence[str], tile_size: int, dataset: str, pairs: int) -> Contract:
-    """The contract of a prepared set, or of tiles of Sentinel-1 and -2 of `tile_size` where none is at hand.
-
-    Raises:
-      InputError: a modality that is no known sensor.
-    """
-    from fusionx_jax import modalities as modalities_lib
-    from fusionx_jax import tiles
-
-    if dataset:
-        return tiles.open_sets(dataset).contract
-    out: dict[str, ModalityContract] = {}
-    for name in names:
-        if name not in modalities_lib.ASSUMED:
-            raise InputError(f"The modality {name!r} is no known sensor; give --dataset, whose contract describes it.")
-        m = modalities_lib.ASSUMED[name]
-        count = len(m.bands)
-        out[name] = of_modality(m, gsd_m=10.0, side=tile_size, mean=[0.0] * count, std=[1.0] * count)
-    return Contract(
-        name="assumed", source_version="", modalities=out, tasks={}, splits={"train": pairs}, split_origin="",
-        licence="", citation="", simulated=False,
-    )  # fmt: skip
 
 
 def plan(
@@ -211,7 +159,7 @@ def machine(topology: str, devices: int, kind: str) -> tuple[Any, Chip, int, int
     if jax.device_count() != devices:
         raise InputError(f"{jax.device_count()} devices were there before {devices} could be simulated; run it anew.")
     hosts = -(-devices // CHIPS[kind].per_host)
-    return jax.devices(), CHIPS[kind], devices, hosts, _GPU_NETWORK_RATE
+    return jax.devices(), CHIPS[kind], devices, hosts, BETWEEN_GPU_MACHINES
 
 
 def show(found: Mapping[str, Any], epochs: float) -> str:
@@ -272,7 +220,12 @@ def main(argv: list[str]) -> int:
     if args.tile_size < 1 or args.epochs <= 0 or args.pairs < 0:
         raise InputError("--tile_size and --epochs must be positive, --pairs not negative.")
     devices, chip, chips, hosts, between = machine(args.topology, args.devices, args.kind)
-    contract = abstract_contract(config.modalities, args.tile_size, args.dataset, args.pairs)
+    if args.dataset:
+        from fusionx_jax import tiles
+
+        contract = tiles.open_sets(args.dataset).contract
+    else:
+        contract = assumed(config.modalities, args.tile_size, args.pairs)
     progress.logger.info("Compiling for %d devices …", len(devices))
     found = plan(config, contract, devices, chip, chips, hosts, between)
     pairs = args.pairs or contract.splits.get("train", 0)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from fusionx_jax import config, hlo, plan, pretrain
-from fusionx_jax.contract import InputError
+from fusionx_jax.contract import InputError, assumed
 from fusionx_jax.models import build, layers
 from tests.helpers import EARLY, ROOT, assert_clear, run_cli
 
@@ -17,7 +17,7 @@ def small(*changes):
 
 
 def flops(c):
-    contract = plan.abstract_contract(c.modalities, 64, "", 0)
+    contract = assumed(c.modalities, 64)
     return pretrain.flops_per_pair(c, build.make_model(c, contract.modalities), contract)
 
 
@@ -98,9 +98,7 @@ def test_a_plan_by_rule_counts_its_state_and_sends_parameters_not_activations():
     found = json.loads(done.stdout)
     shapes = jax.eval_shape(
         lambda: build.init_params(
-            build.make_model(
-                c := small("--config.target=both"), plan.abstract_contract(c.modalities, 64, "", 0).modalities
-            ),
+            build.make_model(c := small("--config.target=both"), assumed(c.modalities, 64).modalities),
             jax.random.key(0),
         )
     )
@@ -149,10 +147,10 @@ def test_activations_stay_where_they_are_only_where_a_mesh_is_set():
 def test_a_chip_that_is_too_small_says_so(monkeypatch, capsys):
     tiny = plan.CHIPS["v5e"]._replace(memory=2.0**20)
     c = small()
-    contract = plan.abstract_contract(c.modalities, 64, "", 10)
+    contract = assumed(c.modalities, 64, 10)
     found = plan.plan(c, contract, jax.devices()[:1], tiny, 1, 1)
     assert not found["fits"]
     assert found["largest_batch_size"] == 0
     assert "DOES NOT FIT" in plan.show({**found, "of": "it"}, 1.0)
     with pytest.raises(InputError, match="no known sensor"):
-        plan.abstract_contract(["s7"], 64, "", 0)
+        assumed(["s7"], 64)

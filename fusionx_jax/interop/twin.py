@@ -1,7 +1,8 @@
-"""FusionX-Net's encoder in PyTorch, for those who do not run JAX: reads a `fusionx export --to=safetensors` file.
+"""FusionX-Net in PyTorch, for those who do not run JAX: reads a `fusionx export --to=safetensors` file.
 
 It imports torch, NumPy and safetensors, and of this library only what is plain Python. Same numbers as the JAX encoder
-up to float32 round-off: every export reports the difference on real tiles.
+up to float32 round-off: every export reports the difference on real tiles. The whole network is here for
+`fusionx bench train --peer=torch`; users want `load(...).encode(...)`.
 """
 
 import json
@@ -71,8 +72,34 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+class Seen(NamedTuple):
+    """As `fusionx_jax.models.layers.Seen`, of tensors."""
+
+    patches: torch.Tensor
+    positions: torch.Tensor
+    ok: torch.Tensor | None
+
+
+def patchify(image: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """[B, H, W, C] cut into flattened row-major patches [B, N, P*P*C]."""
+    b, h, w, c = image.shape
+    p = patch_size
+    return image.reshape(b, h // p, p, w // p, p, c).permute(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
+
+
+def codes(image: torch.Tensor, patch_size: int, width: int) -> torch.Tensor:
+    """Position codes [N, width] of an image's patches."""
+    rows, columns = image.shape[1] // patch_size, image.shape[2] // patch_size
+    return torch.from_numpy(sincos_positions(rows, columns, width)).to(image)
+
+
+def take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Tokens [B, V, D] of [B, N, D] at the places [B, V]."""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
 class Encoder(nn.Module):
-    """The network of `fusionx_jax.models.fusionx.Encoder` with every patch shown."""
+    """The network of `fusionx_jax.models.fusionx.Encoder`."""
 
     def __init__(self, architecture: Mapping):
         super().__init__()
@@ -95,16 +122,37 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, ratio) for _ in range(size["depth"] - a["own_depth"]))
         self.norm = nn.LayerNorm(width, _EPSILON)
 
-    def forward(self, images: Mapping[str, torch.Tensor], has_data: Mapping[str, torch.Tensor] | None = None):
-        """Summary [B, D] and tokens [B, N, D] by modality of standardised images [B, H, W, C]; `has_data` [B, N]."""
-        present = [m for m in self.names if m in images]
-        tokens = {m: self._embed(m, images[m]) for m in present}
-        ok = {m: None if has_data is None else has_data[m] for m in present}
-        for m in present:
+    def see(self, images, visible=None, has_data=None) -> dict[str, Seen]:
+        """The patches to read of standardised images [B, H, W, C]: those at `visible` [B, V], or all of them, of which
+        `has_data` [B, N] marks those to attend to."""
+        out = {}
+        for m in (m for m in self.names if m in images):
+            patches = patchify(images[m], self.patch_size)
+            places = codes(images[m], self.patch_size, self.class_token.shape[-1])
+            if visible is None:
+                out[m] = Seen(patches, places, None if has_data is None else has_data[m])
+            else:
+                out[m] = Seen(take(patches, visible[m]), places[visible[m]], None)
+        return out
+
+    def forward(self, seen: Mapping[str, Seen]):
+        """Summary [B, D] and tokens [B, N, D] by modality."""
+        return self.fuse(self.alone(seen), {m: s.ok for m, s in seen.items()})
+
+    def alone(self, seen: Mapping[str, Seen]) -> dict[str, torch.Tensor]:
+        """Every modality's tokens after its own blocks."""
+        tokens = {}
+        for m, s in seen.items():
+            tokens[m] = self.patches[m](s.patches) + s.positions + self.modality[m]
             for block in self.own[m]:
-                tokens[m] = block(tokens[m], ok[m])
+                tokens[m] = block(tokens[m], s.ok)
+        return tokens
+
+    def fuse(self, tokens: Mapping[str, torch.Tensor], ok: Mapping[str, torch.Tensor | None]):
+        """The fusion block and the joint blocks over the tokens of all modalities or of some."""
+        present = list(tokens)
         lengths = [tokens[m].shape[1] for m in present]
-        every = None if has_data is None else torch.cat([ok[m] for m in present], 1)
+        every = None if ok[present[0]] is None else torch.cat([ok[m] for m in present], 1)
         joint = (
             self._fuse(tokens, ok, present) if self.crossed else self.first(torch.cat(list(tokens.values()), 1), every)
         )
@@ -116,13 +164,6 @@ class Encoder(nn.Module):
         joint = self.norm(joint)
         return joint[:, 0], dict(zip(present, joint[:, 1:].split(lengths, 1)))
 
-    def _embed(self, name, image):
-        p = self.patch_size
-        b, h, w, c = image.shape
-        patches = image.reshape(b, h // p, p, w // p, p, c).permute(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
-        codes = sincos_positions(h // p, w // p, self.class_token.shape[-1])
-        return self.patches[name](patches) + torch.from_numpy(codes).to(image) + self.modality[name]
-
     def _fuse(self, tokens, ok, present):
         normed = {m: self.fusion_norm[m](tokens[m]) for m in present}
         fused = dict(tokens)
@@ -132,6 +173,85 @@ class Encoder(nn.Module):
             fused[m] = tokens[m] + self.fusion[m](normed[m], known, torch.cat([normed[o] for o in others], 1))
         joint = torch.cat([fused[m] for m in present], 1)
         return joint + self.fusion_mlp(self.fusion_mlp_norm(joint))
+
+
+class Decoder(nn.Module):
+    """The network of `fusionx_jax.models.fusionx.Decoder`, where every modality has visible patches."""
+
+    def __init__(self, architecture: Mapping):
+        super().__init__()
+        a, size = architecture, architecture["size"]
+        width, heads = size["decoder_width"], size["decoder_heads"]
+        self.names, self.width, self.wide = [m for m, _ in a["channels"]], width, a["decoder_context"] == "all"
+        self.crossed = a["cross_attention"] in ("both", "decoder") and (self.wide or len(self.names) > 1)
+        for m, channels in a["channels"]:
+            outputs = a["patch_size"] ** 2 * channels * (2 if a["target"] == "both" else 1)
+            self.register_parameter(f"modality_{m}", nn.Parameter(torch.zeros(width)))
+            self.register_parameter(f"mask_{m}", nn.Parameter(torch.zeros(width)))
+            self.add_module(f"project_{m}", nn.Linear(size["width"], width))
+            if self.crossed:
+                self.add_module(f"context_norm_{m}", nn.LayerNorm(width, _EPSILON))
+                self.add_module(f"cross_norm_{m}", nn.LayerNorm(width, _EPSILON))
+                self.add_module(f"cross_{m}", Attention(width, heads, True))
+            blocks = (Block(width, heads, size["mlp_ratio"]) for _ in range(size["decoder_depth"]))
+            self.add_module(f"blocks_{m}", nn.ModuleList(blocks))
+            self.add_module(f"norm_{m}", nn.LayerNorm(width, _EPSILON))
+            self.add_module(f"head_{m}", nn.Linear(width, outputs))
+
+    def forward(self, tokens: Mapping[str, torch.Tensor], visible: Mapping[str, torch.Tensor], positions):
+        """Predicted pixels [B, N, outputs] of every patch, from tokens [B, V, D] of the patches at `visible`."""
+        part = self.get_submodule
+        place = {m: positions[m] + self.get_parameter(f"modality_{m}") for m in self.names}
+        known = {m: part(f"project_{m}")(tokens[m]) + place[m][visible[m]] for m in self.names}
+        context = {m: part(f"context_norm_{m}")(known[m]) for m in self.names} if self.crossed else {}
+        out = {}
+        for m in self.names:
+            blank = (place[m] + self.get_parameter(f"mask_{m}")).expand(len(known[m]), -1, -1)
+            sequence = blank.scatter(1, visible[m][..., None].expand(-1, -1, self.width), known[m].to(blank.dtype))
+            if self.crossed:
+                others = [o for o in self.names if o != m or self.wide]
+                normed = part(f"cross_norm_{m}")(sequence)
+                sequence = sequence + part(f"cross_{m}")(normed, None, torch.cat([context[o] for o in others], 1))
+            for block in part(f"blocks_{m}"):
+                sequence = block(sequence)
+            out[m] = part(f"head_{m}")(part(f"norm_{m}")(sequence))
+        return out
+
+
+class Projector(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, _EPSILON)
+        self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x):
+        return self.down(F.gelu(self.up(self.norm(x)), approximate="tanh"))
+
+
+class FusionX(nn.Module):
+    """The pretraining pass of `fusionx_jax.models.fusionx.FusionX`, where every patch has data."""
+
+    def __init__(self, architecture: Mapping):
+        super().__init__()
+        self.encoder, self.decoder = Encoder(architecture), Decoder(architecture)
+        self.contrastive = architecture["contrastive"] and len(self.encoder.names) > 1
+        if self.contrastive:
+            for m in self.encoder.names:
+                self.add_module(f"project_{m}", Projector(architecture["size"]["width"]))
+
+    def forward(self, images: Mapping[str, torch.Tensor], visible: Mapping[str, torch.Tensor]):
+        """Predicted pixels [B, N, outputs] and embeddings [B, D] by modality, of images of which the patches at
+        `visible` [B, V] are shown."""
+        encoder = self.encoder
+        own = encoder.alone(encoder.see(images, visible))
+        none = dict.fromkeys(own)
+        _, tokens = encoder.fuse(own, none)
+        positions = {m: codes(images[m], encoder.patch_size, self.decoder.width) for m in own}
+        embedded = {}
+        for m in own if self.contrastive else ():
+            alone = encoder.fuse({m: own[m]}, none)[1][m]
+            embedded[m] = self.get_submodule(f"project_{m}")(alone.mean(1))
+        return self.decoder(tokens, visible, positions), embedded
 
 
 class Twin(nn.Module):
@@ -175,7 +295,7 @@ class Twin(nn.Module):
             grid = (h // p, w // p)
             has_data[name] = torch.from_numpy(valid.reshape(b, h // p, p, w // p, p).any((2, 4)).reshape(b, -1))
             standard[name] = torch.from_numpy(values)
-        summary, tokens = self.encoder(standard, has_data)
+        summary, tokens = self.encoder(self.encoder.see(standard, has_data=has_data))
         maps = {m: t.unflatten(1, grid) for m, t in tokens.items()}
         return Encoded(self._pool(summary, tokens, has_data), summary, maps)
 
@@ -209,19 +329,24 @@ def load(path: str) -> Twin:
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path} is no `fusionx export --to=safetensors` file ({error}).") from error
     twin = Twin(about["architecture"], from_dict(about["contract"], path), about["config"]["evaluate"]["pooling"])
-    own = twin.encoder.state_dict()
-    wanted = {key: part for name, value in stored.items() for key, part in _names(name.split("/"), value)}
-    if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in own.items()}:
+    encoder = {k.removeprefix("encoder/"): v for k, v in stored.items() if k.startswith("encoder/")}
+    if not fill(twin.encoder, encoder):
         raise InputError(f"{path} holds other parameters than the network it describes; export it again.")
-    twin.encoder.load_state_dict(wanted)
     return twin.eval()
+
+
+def fill(module: nn.Module, stored: Mapping[str, torch.Tensor]) -> bool:
+    """Gives a module the parameters of its JAX counterpart, by path; False if they are not its own."""
+    wanted = dict(part for path, value in stored.items() for part in _names(path.split("/"), value))
+    own = module.state_dict()
+    if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in own.items()}:
+        return False
+    module.load_state_dict(wanted)
+    return True
 
 
 def _names(path: list[str], value: torch.Tensor):
     """A stored parameter's name and value in the twin; scanned blocks become one entry a block."""
-    if path[0] != "encoder":
-        return  # a decoder's: the twin encodes
-    path = path[1:]
     if "scan" in path:
         at = path.index("scan")
         for number, part in enumerate(value):
@@ -232,11 +357,13 @@ def _names(path: list[str], value: torch.Tensor):
 
 def _leaf(path: list[str], value: torch.Tensor) -> tuple[str, torch.Tensor]:
     """A Dense kernel [in, out] is a Linear weight [out, in], a LayerNorm scale its weight."""
-    for kind in ("embed", "own", "fusion_norm", "fusion"):  # one submodule a modality
-        if path[0].startswith(f"{kind}_") and path[0] not in ("fusion_mlp", "fusion_mlp_norm"):
-            name = path[0].removeprefix(f"{kind}_")
-            path = {"embed": [path[1], name, *path[2:]]}.get(kind, [kind, name, *path[1:]])
-            break
+    at = path.index("encoder") + 1 if path[0] == "encoder" else 0
+    if path[0] != "decoder":
+        for kind in ("embed", "own", "fusion_norm", "fusion"):  # one submodule a modality
+            if path[at].startswith(f"{kind}_") and path[at] not in ("fusion_mlp", "fusion_mlp_norm"):
+                name, rest = path[at].removeprefix(f"{kind}_"), path[at + 1 :]
+                path = [*path[:at], *([rest[0], name, *rest[1:]] if kind == "embed" else [kind, name, *rest])]
+                break
     if path[-1] == "kernel":
         return ".".join([*path[:-1], "weight"]), value.T.contiguous()
     return ".".join([*path[:-1], "weight"] if path[-1] == "scale" else path), value
