@@ -165,9 +165,9 @@ class _CromaHead(nn.Module):
         size, mask = c.size, masks[c.names[0]]
         positions = jnp.asarray(sincos_positions(*grid, size.decoder_width))
         known = layers.linear(tokens.groups["fused"], size.decoder_width, "project", dtype)
-        known = known + jnp.take(positions, mask.visible, axis=0).astype(dtype)
+        known = (known + jnp.take(positions, mask.visible, axis=0)).astype(dtype)
         blank = self.param("mask", layers.token_init(), (size.decoder_width,))
-        sequence = layers.fill_up((positions + blank).astype(dtype), known, mask)
+        sequence = layers.fill_up(positions + blank, known, mask)
         blocks = layers.Blocks(size.decoder_depth, size.decoder_heads, size.mlp_ratio, dtype, name="blocks")
         sequence = nn.LayerNorm(dtype=dtype, name="norm")(blocks(sequence))
         predicted = {

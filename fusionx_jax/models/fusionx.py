@@ -154,7 +154,7 @@ class Encoder(nn.Module):
         width, dtype = self.config.size.width, jnp.dtype(self.config.dtype)
         cross = self.config.cross_attention in ("both", "encoder")
         joint = self._fusion_block(tokens, ok) if cross else self._joint_block(tokens, ok)
-        first = jnp.broadcast_to(self.class_token.astype(dtype), (joint.shape[0], 1, width))
+        first = jnp.broadcast_to(self.class_token, (joint.shape[0], 1, width)).astype(dtype)
         joint = self.norm(self.blocks(jnp.concatenate([first, joint], axis=1), join_ok(ok, tokens, present, lead=1)))
         groups = dict(zip(present, jnp.split(joint[:, 1:], _offsets(tokens, present), axis=1)))
         return layers.Tokens(joint[:, 0], groups, {n: ok[n] for n in present})
@@ -217,7 +217,7 @@ class Decoder(nn.Module):
             place[name] = jnp.asarray(positions[name]) + own
             if name in tokens:
                 projected = layers.linear(tokens[name], width, f"project_{name}", dtype)
-                known[name] = projected + jnp.take(place[name], masks[name].visible, axis=0).astype(dtype)
+                known[name] = (projected + jnp.take(place[name], masks[name].visible, axis=0)).astype(dtype)
         ok = {name: masks[name].visible_ok for name in known}
         crossing = self.config.cross_attention in ("both", "decoder")
         context = {
@@ -226,7 +226,7 @@ class Decoder(nn.Module):
         out = {}
         for name in wanted:
             blank = self.param(f"mask_{name}", layers.token_init(), (width,))
-            sequence = layers.fill_up((place[name] + blank).astype(dtype), known.get(name), masks[name])
+            sequence = layers.fill_up(place[name] + blank, known.get(name), masks[name]).astype(dtype)
             others = [other for other in known if other != name or self.config.decoder_context == "all"]
             if crossing and others:
                 normed = nn.LayerNorm(dtype=dtype, name=f"cross_norm_{name}")(sequence)

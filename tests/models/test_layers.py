@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,3 +80,35 @@ def test_scanned_blocks_equal_their_unrolled_twin():
     for i in range(3):
         expected, _ = block.apply({"params": jax.tree.map(lambda p, i=i: p[i], params)}, expected)
     assert np.allclose(stack.apply({"params": {"scan": params}}, x), expected, atol=1e-5)
+
+
+def test_half_precision_products_have_float32_gradients():
+    """Summed over rows (and devices) in float32: a gradient rounded to bfloat16 would be off by up to 0.4 %."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(200, 6)), jnp.bfloat16)
+    dense = layers.Dense(5, jnp.bfloat16)
+    params = dense.init(jax.random.key(0), x)["params"]
+    pull = jnp.asarray(rng.normal(size=(200, 5)), jnp.bfloat16)
+
+    def loss(params):
+        out = dense.apply({"params": params}, x)
+        assert out.dtype == jnp.bfloat16
+        return (out.astype(jnp.float32) * pull.astype(jnp.float32)).sum()
+
+    found = jax.grad(loss)(params)
+    exact = np.float64(x).T @ np.float64(pull)
+    assert np.allclose(found["kernel"], exact, rtol=1e-5, atol=1e-5)
+    assert np.allclose(found["bias"], np.float64(pull).sum(0), rtol=1e-5, atol=1e-5)
+
+
+def test_a_dense_layer_is_flax_s_in_float32():
+    x = jax.random.normal(jax.random.key(1), (7, 6))
+    ours, flax = layers.Dense(5, jnp.float32, name="a"), nn.Dense(5, kernel_init=layers._dense_init, name="a")
+    params = ours.init(jax.random.key(0), x)
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(flax.init(jax.random.key(0), x))))  # fmt: skip
+
+    def gradients(module):
+        return jax.grad(lambda p, x: (module.apply(p, x) ** 2).sum(), argnums=(0, 1))(params, x)
+
+    for a, b in zip(jax.tree.leaves(gradients(ours)), jax.tree.leaves(gradients(flax))):
+        assert np.allclose(a, b, rtol=1e-5, atol=1e-6)
