@@ -8,6 +8,8 @@ PREPARED := $(RUNS)/prepared
 SIMULATED := $(PREPARED)/simulated/1.0.0
 DEMO := $(RUNS)/demo
 SLOW_TIMEOUT ?= 3500
+# Compiling keeps one core of a process busy, so tests run in two.
+WORKERS ?= 2
 
 PAPER := $(RUNS)/paper_cpu
 SWEEP = $(BIN)/python -m experiments.label_sweep --config=configs/paper_cpu.py --workdir=$(PAPER) --dataset=$(SIMULATED) --jobs=2
@@ -52,7 +54,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" --timeout=600
+	$(BIN)/python -m pytest -m "not slow" --timeout=600 -n $(WORKERS) --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --timeout=$(SLOW_TIMEOUT)

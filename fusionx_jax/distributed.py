@@ -2,8 +2,10 @@
 
 import argparse
 import os
+from collections.abc import Mapping
 
 import jax
+import numpy as np
 
 from fusionx_jax import progress
 from fusionx_jax.contract import InputError, RunError
@@ -85,6 +87,26 @@ def wait_for_all(what: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(what)
+
+
+def as_the_first_says(flag: bool) -> bool:
+    """The first process's answer, in all of them."""
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
+
+
+def gather(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays of one shape in all processes, joined along the first axis in the order of the processes."""
+    from jax.experimental import multihost_utils
+
+    return dict(multihost_utils.process_allgather(dict(arrays), tiled=True))
+
+
+def leave() -> None:
+    """Ends the job's connections, once all processes are here."""
+    wait_for_all("leaving")
+    jax.distributed.shutdown()
 
 
 def asked_to_stop(step: int) -> bool:

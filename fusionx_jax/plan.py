@@ -3,7 +3,8 @@
 The real train step is compiled ahead of time: for a TPU slice by its own compiler without the hardware (libtpu), for
 GPUs by the CPU compiler on as many simulated devices ("by rule"). Memory comes from the compiled program; FLOPs from
 the traced step with every loop unrolled; collectives from the partitioned program, times the turns of their loops. The
-roofline is the slowest of computing, memory and network at the chip's published rates: a bound, not a promise.
+roofline is the slowest of computing, memory and network at the chip's published rates and of reading at a given one: a
+bound, not a promise.
 """
 
 import argparse
@@ -25,10 +26,12 @@ _TURNS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "all-to-all": 1
 
 def plan(
     config: Any, contract: Contract, devices: Any, chip: Chip, chips: int, hosts: int, between: float = 0.0,
+    input_rate: float = 2e9,
 ) -> dict[str, Any]:  # fmt: skip
     """Compiles the train step of `config` for `devices` and returns what it needs.
 
-    `chips` may be fewer than devices (two cores a chip). `between` is the rate between machines where it differs.
+    `chips` may be fewer than devices (two cores a chip). `between` is the rate between machines where it differs,
+    `input_rate` what a host reads; bytes/s.
     """
     import functools
 
@@ -74,10 +77,12 @@ def plan(
     # State is read and written by the optimizer, parameters by both passes, activations are written and read once.
     traffic = 2 * (held["params"] + held["opt_state"]) + 4 * held["params"] + 2 * memory.temp_size_in_bytes + 2 * batch
     network = sum(_seconds(c, mesh, chip, share, between) for c in moved)
+    pair_bytes = sum(math.prod(x.shape[1:]) * 2 for x in wire.values())
     bounds = {
         "compute": flops / mesh.size / rate,
         "memory": traffic / (chip.memory_rate * share),
         "network": network,
+        "input": config.batch_size * pair_bytes / hosts / input_rate,
     }
     slowest = max(bounds, key=bounds.get)
     step_s = bounds[slowest]
@@ -87,7 +92,6 @@ def plan(
     fixed = sum(held.values())
     per_pair = max(peak - fixed, 1) / (config.batch_size / mesh.size)
     unit = mesh.size * accumulate
-    pair_bytes = sum(math.prod(x.shape[1:]) * 2 for x in wire.values())
     return {
         "devices": mesh.size, "chips": chips, "hosts": hosts, "mesh": dict(mesh.shape), "batch_size": config.batch_size,
         "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(shapes["params"])),
@@ -211,14 +215,17 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--tile_size", type=int, default=120, help="of assumed tiles, pixels (120)")
     parser.add_argument("--pairs", type=int, default=0, help="training pairs, for epochs (the set's)")
+    parser.add_argument(
+        "--input_rate", type=float, default=2000, help="MB/s a host reads; see `fusionx bench input` (2000)"
+    )
     parser.add_argument("--epochs", type=float, default=100, help="(100)")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     args, overrides = parser.parse_known_args(argv)
     from fusionx_jax import config as config_lib
 
     config = config_lib.override(config_lib.load_file(args.config), overrides)
-    if args.tile_size < 1 or args.epochs <= 0 or args.pairs < 0:
-        raise InputError("--tile_size and --epochs must be positive, --pairs not negative.")
+    if args.tile_size < 1 or min(args.epochs, args.input_rate) <= 0 or args.pairs < 0:
+        raise InputError("--tile_size, --epochs and --input_rate must be positive, --pairs not negative.")
     devices, chip, chips, hosts, between = machine(args.topology, args.devices, args.kind)
     if args.dataset:
         from fusionx_jax import tiles
@@ -227,7 +234,7 @@ def main(argv: list[str]) -> int:
     else:
         contract = assumed(config.modalities, args.tile_size, args.pairs)
     progress.logger.info("Compiling for %d devices …", len(devices))
-    found = plan(config, contract, devices, chip, chips, hosts, between)
+    found = plan(config, contract, devices, chip, chips, hosts, between, 1e6 * args.input_rate)
     pairs = args.pairs or contract.splits.get("train", 0)
     found["days"] = pairs * args.epochs / found["pairs_per_s"] / 86_400 if pairs else None
     found["of"] = args.topology or f"{args.devices} x {args.kind}, by rule (CPU compiler)"

@@ -52,13 +52,14 @@ def record(folder: str, text: str, steps: Callable[[int], None], count: int) -> 
 
 def table(trace: str, text: str, steps: int) -> list[Row]:
     """Rows of an .xplane.pb file of `steps` steps, the longest first."""
-    origin = origins(text)
+    origin, module = origins(text), re.match(r"HloModule ([\w.\-]+)", text).group(1)
     spent: dict[str, list[float]] = collections.defaultdict(lambda: [0, 0.0])
     for plane in jax.profiler.ProfileData.from_file(trace).planes:
         for line in plane.lines:
             for event in line.events:
-                name = dict(event.stats).get("hlo_op")
-                if name in origin:
+                said = dict(event.stats)
+                name = said.get("hlo_op")
+                if name in origin and said.get("hlo_module", module) == module:
                     spent[name][0] += 1
                     spent[name][1] += event.duration_ns
     total = sum(ns for _, ns in spent.values())

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from experiments.run_local import free_port
 from fusionx_jax import checkpoint, config
+from fusionx_jax.evaluate import results
 from fusionx_jax.models import build
 from tests.helpers import EARLY, ROOT, TINY, assert_clear, run_cli
 
@@ -21,15 +23,21 @@ TOLERANCE = 2e-4
 
 
 def start(workdir, simulated, processes, *more, devices=2):
-    """The same command in `processes` processes of `devices` devices each."""
+    """`fusionx pretrain` in `processes` processes of `devices` devices each."""
+    command = [
+        "pretrain", "--config=configs/demo.py", f"--workdir={workdir}", *TINY, *EARLY, f"--config.dataset={simulated}",
+    ]  # fmt: skip
+    return start_command([*command, *more], processes, devices)
+
+
+def start_command(command, processes, devices=2):
     port = free_port()
     env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
     joined = ["--distributed", f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
     return [
         subprocess.Popen(
             [
-                sys.executable, "-m", "fusionx_jax", "pretrain", "--config=configs/demo.py", f"--workdir={workdir}",
-                *TINY, *EARLY, f"--config.dataset={simulated}", *more,
+                sys.executable, "-m", "fusionx_jax", *command,
                 *([*joined, f"--process_id={i}", "--heartbeat_timeout=10"] if processes > 1 else []),
             ],
             cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True,
@@ -71,6 +79,34 @@ def test_two_processes_follow_one_and_go_on_from_each_others_checkpoints(simulat
     finish(start(two, simulated, 1, "--config.mesh.data=1", "--config.mesh.fsdp=1", devices=1))
     assert losses(two) == pytest.approx(losses(one), rel=TOLERANCE)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), params(two), params(one))
+    # And one of eight devices in one process goes on in two.
+    eight = tmp_path / "eight"
+    finish(start(eight, simulated, 1, "--config.mesh.data=2", "--config.mesh.fsdp=4", devices=8))
+    (eight / "checkpoints/6").rename(tmp_path / "gone too")
+    finish(start(eight, simulated, 2, "--config.mesh.data=2", "--config.mesh.fsdp=2"))
+    assert losses(eight) == pytest.approx(losses(one), rel=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_two_processes_encode_every_tile_once(trained, simulated, tmp_path):
+    """140 and 40 tiles do not divide by three processes."""
+    rows = {}
+    for processes in (1, 3):
+        workdir = tmp_path / str(processes)
+        shutil.copytree(trained, workdir)
+        command = [
+            "evaluate",
+            f"--workdir={workdir}",
+            f"--dataset={simulated}",
+            "--config.evaluate.floors=('untrained',)",
+        ]
+        finish(start_command(command, processes))
+        rows[processes] = results.read(str(workdir / "results.csv"))
+        assert len(list((workdir / "features").iterdir())) == 2 * 2 * 2  # encoders, sets of sensors, splits
+    assert len(rows[1]) == len(rows[3]) > 0
+    for a, b in zip(rows[1], rows[3]):
+        assert (a.method, a.label, a.metric) == (b.method, b.label, b.metric)
+        assert a.value == pytest.approx(b.value, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -150,6 +150,11 @@ def test_a_chip_that_is_too_small_says_so(monkeypatch, capsys):
     contract = assumed(c.modalities, 64, 10)
     found = plan.plan(c, contract, jax.devices()[:1], tiny, 1, 1)
     assert not found["fits"]
+    pair_bytes = 64 * 64 * 14 * 2
+    assert found["roofline_s"]["input"] == pytest.approx(c.batch_size * pair_bytes / 2e9)
+    slow = plan.plan(c, contract, jax.devices()[:1], plan.CHIPS["v5e"], 1, 1, 0.0, 1e3)
+    assert slow["bound"] == "input"
+    assert slow["pairs_per_s"] == pytest.approx(1e3 / pair_bytes)
     assert found["largest_batch_size"] == 0
     assert "DOES NOT FIT" in plan.show({**found, "of": "it"}, 1.0)
     with pytest.raises(InputError, match="no known sensor"):

@@ -58,11 +58,12 @@ def test_a_trace_is_summed_by_where_its_operations_come_from(tmp_path):
 
     x = jnp.ones((64, 64))
     text = f.lower(x, x).compile().as_text()
-    f(x, x)
+    f(x, x).block_until_ready()
 
     def steps(count):
         for _ in range(count):
             f(x, x).block_until_ready()
+            jax.jit(lambda x: x @ x)(x).block_until_ready()  # another program's operations have the same names
 
     rows = profile_table.record(str(tmp_path), text, steps, 4)
     products = [r for r in rows if r.primitive == "dot_general"]

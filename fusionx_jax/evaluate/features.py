@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from fusionx_jax import files, preprocess, progress, sharding, tiles
+from fusionx_jax import distributed, files, preprocess, progress, sharding, tiles
 from fusionx_jax.contract import InputError
 from fusionx_jax.models import layers
 
@@ -114,33 +114,44 @@ def extract(
     batch_size: int,
     cache: str | None = None,
     what: str = "features",
+    together: bool = False,
 ) -> dict[str, np.ndarray]:
     """Pooled features [N, ...] of every tile of a split, in order, each counted once; only `modalities` are shown.
 
     Batches are spread over this process's devices; the last one is filled up and what was added is cut off again.
+    `together`: every process of the job calls this and encodes its share of the tiles; the first keeps them all.
     """
     key = "-".join([encoder.fingerprint(), contract_hash(prepared), split, "+".join(modalities)])
     path = os.path.join(cache, key + ".npz") if cache else None
-    if path and os.path.exists(path):
+    kept_already = bool(path) and os.path.exists(path)
+    if together:
+        kept_already = distributed.as_the_first_says(kept_already)
+    if kept_already:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return dict(stored)
         except (OSError, ValueError, zipfile.BadZipFile):
             progress.logger.warning("The cached features %s are damaged and will be computed again.", path)
     size = prepared.size(split)
+    own = np.arange(size)
+    if together:  # shares of one size, the last filled up
+        share = -(-size // jax.process_count())
+        own = np.minimum(np.arange(share) + jax.process_index() * share, size - 1)
     mesh = sharding.make_mesh(devices=jax.local_devices())
     spread = sharding.batch_sharding(mesh)
     run = jax.jit(lambda params, wire: encoder.with_params(params).pooled(wire))
     params = jax.device_put(encoder.params, sharding.replicated(mesh))
     parts = []
-    with progress.Progress(size, f"{what}, {split}, {'+'.join(modalities)}", "tile") as bar:
-        for index, kept in tiles.equal_batches(size, batch_size, mesh.size):
-            batch = prepared.read(split, index, modalities)
+    with progress.Progress(len(own), f"{what}, {split}, {'+'.join(modalities)}", "tile") as bar:
+        for index, kept in tiles.equal_batches(len(own), batch_size, mesh.size):
+            batch = prepared.read(split, own[index], modalities)
             found = run(params, jax.device_put(batch, spread))
             parts.append({k: np.asarray(v)[:kept] for k, v in found.items()})
             bar.advance(kept)
     out = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-    if path:
+    if together:
+        out = {k: v[:size] for k, v in distributed.gather(out).items()}
+    if path and distributed.is_first():
         os.makedirs(cache, exist_ok=True)
         with files.replacing(path, "wb") as f:
             np.savez(f, **out)

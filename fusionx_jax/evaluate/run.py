@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fusionx_jax import checkpoint, files, preprocess, progress, tiles
+from fusionx_jax import checkpoint, distributed, files, preprocess, progress, tiles
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import InputError, check_compatible, in_band_order
 from fusionx_jax.evaluate import cells as cells_lib
@@ -427,9 +428,9 @@ EVALUATORS = {
 _ASKED = tuple(name for name in EVALUATORS if name != "linear_probe_validation")  # that one is a way of selection
 
 
-def sources(setting: Setting, shown: str, zeros: tuple[str, ...]) -> dict[str, Source]:
+def sources(setting: Setting, shown: str, zeros: tuple[str, ...], together: bool = False) -> dict[str, Source]:
     """The checkpoint's method and the floors asked for, with only the modalities of `shown`; the others are left out
-    of the token sequence, or filled with zeros where `zeros` names them."""
+    of the token sequence, or filled with zeros where `zeros` names them. `together`: see `features.extract`."""
     e = setting.config.evaluate
     cache = os.path.join(setting.workdir, "features")
     names = shown.split("+")
@@ -438,7 +439,8 @@ def sources(setting: Setting, shown: str, zeros: tuple[str, ...]) -> dict[str, S
     def of_encoder(method: str, encoder: features.Encoder) -> Source:
         @functools.cache
         def read(split: str) -> np.ndarray:
-            pools = features.extract(encoder, setting.prepared, split, names, e.batch_size, cache, f"{method} features")
+            what = f"{method} features"
+            pools = features.extract(encoder, setting.prepared, split, names, e.batch_size, cache, what, together)
             return features.assemble(pools, e.pooling)
 
         return Source(read, encoder, tuple(names), remark)
@@ -467,23 +469,46 @@ class Work(NamedTuple):
     zeros: tuple[str, ...]
 
 
-def plan(setting: Setting, judges: Sequence[Judge]) -> list[Work]:
-    """Every group of cells that the settings ask for, in the order in which features are shared."""
+def shown_sets(setting: Setting) -> tuple[list[tuple[str, tuple[str, ...]]], list[str]]:
+    """The modalities to show, each set with those to fill with zeros, and all that are there to be shown.
+
+    Raises:
+      InputError: none of `evaluate.modalities` is there.
+    """
     e, config = setting.config.evaluate, setting.config
     available = [m for m in config.modalities if m in setting.prepared.contract.modalities]
-    shown_sets = [s for s in e.modalities if all(m in available for m in s.split("+"))]
-    if not shown_sets:
+    sets = [s for s in e.modalities if all(m in available for m in s.split("+"))]
+    if not sets:
         raise InputError(
             f"evaluate.modalities is {', '.join(e.modalities)}, but the data set and the weights share only "
             f"{', '.join(available)}."
         )
     shown_with = []
-    for shown in shown_sets:
+    for shown in sets:
         left_out = tuple(m for m in config.modalities if m not in shown.split("+"))
         if build.family(config) in build.ZERO_FILLED:
             shown_with.append((shown, left_out))  # these networks know no other way
         else:
             shown_with += [(shown, ())] + ([(shown, left_out)] if e.zero_fill and left_out else [])
+    return shown_with, available
+
+
+def encode_together(setting: Setting) -> None:
+    """In a job of several processes: all encode their share of the tiles, and the first keeps what the evaluators of
+    frozen features will read."""
+    e = setting.config.evaluate
+    splits = ["train", e.score_split, *(["val"] if "validation" in e.selection else [])]
+    for shown, zeros in shown_sets(setting)[0]:
+        for method, source in sources(setting, shown, zeros, together=True).items():
+            if method in encoders(setting):
+                for split in dict.fromkeys(splits):
+                    source.features(split)
+
+
+def plan(setting: Setting, judges: Sequence[Judge]) -> list[Work]:
+    """Every group of cells that the settings ask for, in the order in which features are shared."""
+    e = setting.config.evaluate
+    shown_with, available = shown_sets(setting)
     work = []
     for shown, zeros in shown_with:
         called = shown + (f" (zeros for {'+'.join(zeros)})" if zeros and e.zero_fill else "")
@@ -504,7 +529,12 @@ def plan(setting: Setting, judges: Sequence[Judge]) -> list[Work]:
             trained = {"finetune": e.finetune.tasks, "scratch": e.supervised.tasks}
             groups = [g for g in groups if task in trained.get(g[3], (task,))]
             groups = [g for g in groups if not (g[0] == "band_statistics" and g[3] in trained)]
-            if "supervised" in e.floors and shown == shown_sets[0] and task in e.supervised.tasks and kind in _SCENES:
+            if (
+                "supervised" in e.floors
+                and shown == shown_with[0][0]
+                and task in e.supervised.tasks
+                and kind in _SCENES
+            ):
                 groups.append(("supervised", called, task, "scratch"))
             for group in groups:
                 most = {"finetune": e.finetune.seeds, "scratch": e.supervised.seeds}.get(group[3])
@@ -670,8 +700,20 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--workdir", required=True, metavar="W", help="workdir of `fusionx pretrain`; results go there")
     parser.add_argument("--dataset", required=True, metavar="DIR", help="prepared set to judge on")
+    distributed.add_arguments(parser)
     args, overrides = parser.parse_known_args(argv)
+    distributed.start(args)
     setting = prepare_setting(args.workdir, args.dataset, overrides)
+    if args.distributed:
+        check(setting.config)
+        encode_together(setting)
+        first = distributed.is_first()
+        distributed.leave()
+        if not first:
+            return 0
+        # Fitting probes is one process's work, of a process that never was part of a job: it finds the features there.
+        again = ["evaluate", f"--workdir={args.workdir}", f"--dataset={args.dataset}", *overrides]
+        os.execv(sys.executable, [sys.executable, "-m", "fusionx_jax", *again])
     handler = progress.log_to_file(os.path.join(args.workdir, "evaluate.log"))
     try:
         path = evaluate(setting)
