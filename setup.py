@@ -39,6 +39,7 @@ EXTRAS = {
     "dev": [
         "pytest>=8.3",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",  # two processes of tests
         "hypothesis>=6.100",
         "beartype>=0.20",  # checks jaxtyping's shapes in tests
         "ruff>=0.12",
