@@ -29,12 +29,23 @@ JOB = render.Job(
 
 
 def rendered() -> dict[str, str]:
-    return {name: text(JOB) for text, name in render.TARGETS.values()}
+    own = {"queued_resource.sh": {"accelerator": "tpu"}}  # as experiments.launch sets it
+    jobs = {name: render.dataclasses.replace(JOB, **own.get(name, {})) for _, name in render.TARGETS.values()}
+    return {name: text(jobs[name]) for text, name in render.TARGETS.values()}
 
 
 @pytest.mark.parametrize("name", [name for _, name in render.TARGETS.values()])
 def test_job_files_are_those_reviewed(name):
     assert rendered()[name] == (GOLDEN / name).read_text(), "python -m tests.experiments.test_launch writes them anew"
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "tpu", "cpu"])
+def test_skypilot_accepts_its_task_by_its_own_schema(accelerator):
+    schemas = pytest.importorskip("sky.utils.schemas", reason="SkyPilot is not installed (pip install skypilot)")
+    jsonschema = pytest.importorskip("jsonschema")
+    task = yaml.safe_load(render.skypilot(render.dataclasses.replace(JOB, accelerator=accelerator)))
+    jsonschema.Draft7Validator(schemas.get_task_schema()).validate(task)
+    jsonschema.Draft7Validator(schemas.get_resources_schema()).validate(task["resources"])
 
 
 @pytest.mark.parametrize("name", ["job.sbatch", "queued_resource.sh"])
