@@ -44,6 +44,7 @@ EXTRAS = {
         "beartype>=0.20",  # checks jaxtyping's shapes in tests
         "ruff>=0.12",
         "import-linter>=2.1",
+        "kubernetes-validate>=1.33",  # the schema of the job inside a JobSet
     ],
 }
 

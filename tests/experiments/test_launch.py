@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -46,6 +47,14 @@ def test_skypilot_accepts_its_task_by_its_own_schema(accelerator):
     task = yaml.safe_load(render.skypilot(render.dataclasses.replace(JOB, accelerator=accelerator)))
     jsonschema.Draft7Validator(schemas.get_task_schema()).validate(task)
     jsonschema.Draft7Validator(schemas.get_resources_schema()).validate(task["resources"])
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "tpu", "cpu"])
+def test_kubernetes_accepts_the_job_inside_a_jobset(accelerator):
+    document = yaml.safe_load(render.jobset(render.dataclasses.replace(JOB, accelerator=accelerator)))
+    for replicated in document["spec"]["replicatedJobs"]:
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, **replicated["template"]}
+        kubernetes_validate.validate(job, "1.33", strict=True)
 
 
 @pytest.mark.parametrize("name", ["job.sbatch", "queued_resource.sh"])
