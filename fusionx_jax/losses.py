@@ -44,7 +44,7 @@ def targets(
 
 
 def reconstruction(
-    predicted: Mapping[str, Float[Array, "batch _patches _outputs"]],
+    predicted: Mapping[str, Float[Array, "batch _hidden _outputs"]],
     patches: Mapping[str, Float[Array, "batch _patches _pixels"]],
     masks: Mapping[str, Mask],
     kind: str,
@@ -53,14 +53,15 @@ def reconstruction(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Weighted sum of per-modality losses, and those losses by modality.
 
-    A modality's loss is the mean over hidden, valid pixels of the whole batch; with target "both", of both parts.
+    `predicted` are the hidden patches alone, as `layers.Output` has them. A modality's loss is the mean over hidden,
+    valid pixels of the whole batch; with target "both", of both parts.
     """
     losses = {}
     for name in sorted(predicted):
         index = masks[name].hidden[..., None]
         ok = None if valid is None else jnp.take_along_axis(valid[name], index, axis=1)
         aim = targets(jnp.take_along_axis(patches[name], index, axis=1), kind, ok)
-        error = (jnp.take_along_axis(predicted[name], index, axis=1) - aim) ** 2
+        error = (predicted[name] - aim) ** 2
         if masks[name].hidden_ok is not None:
             counted = jnp.broadcast_to(masks[name].hidden_ok[..., None], (*index.shape[:2], patches[name].shape[-1]))
             ok = counted if ok is None else ok & counted

@@ -49,7 +49,7 @@ class StackedMAE(nn.Module):
         self.decoder = fusionx.Decoder(inner)
 
     def __call__(self, images: Images, masks: Masks) -> layers.Output:
-        """Predicts every patch of every sensor; the masks must be the same for all sensors."""
+        """Predicts the hidden patches of every sensor; the masks must be the same for all sensors."""
         config = self.config
         some = next(iter(images.values()))
         mask = next(iter(masks.values()))
@@ -146,7 +146,7 @@ class Croma(nn.Module):
         self.head = _CromaHead(self.config)
 
     def __call__(self, images: Images, masks: Masks) -> layers.Output:
-        """Predicts every patch of every modality from the joint tokens, and embeds each sensor for InfoNCE."""
+        """Predicts each modality's hidden patches from the joint tokens, and embeds each sensor for InfoNCE."""
         seen = layers.see(images, masks, None, self.config.patch_size, self.config.size.width)
         grid = layers.grid(next(iter(images.values())), self.config.patch_size)
         return self.head(self.encoder(seen), masks, grid)
@@ -171,7 +171,8 @@ class _CromaHead(nn.Module):
         blocks = layers.Blocks(size.decoder_depth, size.decoder_heads, size.mlp_ratio, dtype, name="blocks")
         sequence = nn.LayerNorm(dtype=dtype, name="norm")(blocks(sequence))
         predicted = {
-            n: layers.linear(sequence, width, f"head_{n}", dtype).astype(jnp.float32) for n, width in c.outputs.items()
+            n: layers.linear(layers.take_hidden(sequence, masks[n]), width, f"head_{n}", dtype).astype(jnp.float32)
+            for n, width in c.outputs.items()
         }
         return layers.Output(predicted, _project(self, tokens, c.names))
 

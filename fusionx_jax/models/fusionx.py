@@ -195,7 +195,7 @@ def join_ok(ok, tokens, present, lead: int = 0) -> Array | None:
 
 
 class Decoder(nn.Module):
-    """One light decoder per modality, each reading all others' encoded tokens. Predicts every patch's pixels."""
+    """One light decoder per modality, each reading all others' encoded tokens. Predicts the hidden patches' pixels."""
 
     config: FusionXConfig
 
@@ -206,7 +206,7 @@ class Decoder(nn.Module):
         masks: Mapping[str, Mask],
         positions: Mapping[str, Float[np.ndarray, "_patches _width"]],
         outputs: Mapping[str, int],
-    ) -> dict[str, Float[Array, "batch _patches _pixels"]]:
+    ) -> dict[str, Float[Array, "batch _hidden _pixels"]]:
         """`tokens` are the encoder's; a modality in `masks` but not in `tokens` is decoded from the others alone."""
         size, dtype = self.config.size, jnp.dtype(self.config.dtype)
         width = size.decoder_width
@@ -237,7 +237,8 @@ class Decoder(nn.Module):
                 size.decoder_depth, size.decoder_heads, size.mlp_ratio, dtype, remat=self.config.remat,
                 name=f"blocks_{name}",
             )  # fmt: skip
-            sequence = nn.LayerNorm(dtype=dtype, name=f"norm_{name}")(blocks(sequence))
+            sequence = layers.take_hidden(blocks(sequence), masks[name])
+            sequence = nn.LayerNorm(dtype=dtype, name=f"norm_{name}")(sequence)
             out[name] = layers.linear(sequence, outputs[name], f"head_{name}", dtype).astype(jnp.float32)
         return out
 
@@ -259,7 +260,7 @@ class FusionX(nn.Module):
         images: Mapping[str, Float[Array, "batch _height _width _channels"]],
         masks: Mapping[str, Mask],
     ) -> layers.Output:
-        """Predicts every patch of the modalities in `masks` from the visible patches of those in `images`."""
+        """Predicts the hidden patches of the modalities in `masks` from the visible ones of those in `images`."""
         p = self.config.patch_size
         seen = layers.see(images, {n: masks[n] for n in images}, None, p, self.config.size.width)
         ok = {n: seen[n].ok for n in seen}

@@ -59,10 +59,11 @@ def _blocks_a_turn(depth: int, remat: str) -> int:
 class Output(NamedTuple):
     """What a pretraining pass gives the losses, by modality; a method without one of them leaves it empty.
 
-    `predicted` [B, N, P*P*C] pixels of every patch (twice that for target "both"); `embedded` [B, D], to be contrasted.
+    `predicted` [B, H, P*P*C] pixels of the patches that its mask hides, in the mask's order (twice that for target
+    "both"); `embedded` [B, D], to be contrasted.
     """
 
-    predicted: dict[str, Float[Array, "batch _patches _pixels"]]
+    predicted: dict[str, Float[Array, "batch _hidden _pixels"]]
     embedded: dict[str, Float[Array, "batch _dim"]]
 
 
@@ -206,6 +207,11 @@ def fill_up(blank: Float[Array, "patches dim"], known: Array | None, mask: Mask)
         known = jnp.where(mask.visible_ok[..., None], known, jnp.take(blank, mask.visible, axis=0)).astype(known.dtype)
     # Example by example: a scatter whose batch XLA knows as such is not gathered from all devices.
     return jax.vmap(lambda row, at, values: row.at[at].set(values, unique_indices=True))(sequence, mask.visible, known)
+
+
+def take_hidden(sequence: Float[Array, "batch patches dim"], mask: Mask) -> Float[Array, "batch _hidden dim"]:
+    """The places of a full-length sequence that are hidden: heads need predict no others, since no loss reads them."""
+    return jax.vmap(lambda row, at: row.at[at].get(unique_indices=True))(sequence, mask.hidden)
 
 
 class SelfAttention(nn.Module):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fusionx_jax import contract as contract_lib
@@ -120,7 +121,6 @@ def reconstructions(
             model, params, normaliser, wire, masking.strategy(strategy), ratios, jax.random.key(0)
         )
     )(params, wire)
-    predicted = out.predicted
     figure, axes = plt.subplots(
         count, 3 * len(names), figsize=(1.55 * 3 * len(names), 1.6 * count + 0.4), squeeze=False
     )
@@ -128,16 +128,17 @@ def reconstructions(
     for j, name in enumerate(order):
         m = weights_contract[name]
         height, width = (math.ceil(s / p) * p for s in wire[name].shape[1:3])
-        pixels = losses.undo_normalisation(
-            predicted[name], patches[name], model.config.target, None if valid is None else valid[name]
-        )
-        hidden = np.zeros((count, patches[name].shape[1], 1), bool)
+        true, at = np.asarray(patches[name]), np.asarray(masks[name].hidden)[..., None]
+        own = np.take_along_axis(true, at, axis=1)
+        has = None if valid is None else jnp.take_along_axis(valid[name], at, axis=1)
+        pixels = losses.undo_normalisation(out.predicted[name], jnp.asarray(own), model.config.target, has)
+        hidden, rebuilt = np.zeros((count, true.shape[1], 1), bool), true.copy()
         counted = masks[name].hidden_ok
         counted = True if counted is None else np.asarray(counted)[..., None]
-        np.put_along_axis(hidden, np.asarray(masks[name].hidden)[..., None], counted, axis=1)
-        rebuilt = np.where(hidden, np.asarray(pixels), np.asarray(patches[name]))
-        for kind, content in enumerate((patches[name], patches[name], rebuilt)):
-            image = np.asarray(layers.unpatchify(np.asarray(content), p, height, width))
+        np.put_along_axis(hidden, at, counted, axis=1)
+        np.put_along_axis(rebuilt, at, np.where(counted, pixels, own), axis=1)
+        for kind, content in enumerate((true, true, rebuilt)):
+            image = np.asarray(layers.unpatchify(content, p, height, width))
             physical = np.asarray(normaliser.undo(name, image))
             drawn = modalities.compose(physical, m.bands, m.composites())
             if valid is not None:
@@ -195,17 +196,13 @@ def cross_predictions(
     def predict(params, wire):
         images, _ = normaliser(preprocess.pad_to_multiple(wire, p, normaliser.nodata))
         patches = {n: layers.patchify(x, p) for n, x in images.items()}
-        everything = {
-            n: masking.Mask(
-                jax.numpy.broadcast_to(jax.numpy.arange(x.shape[1]), x.shape[:2]),
-                jax.numpy.zeros((len(x), 0), int), None,
-            )
-            for n, x in patches.items()
-        }  # fmt: skip
+        every = {n: jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2]) for n, x in patches.items()}
+        none = jnp.zeros((len(index), 0), int)
         out = {}
         for name in names:
             others = {n: x for n, x in images.items() if n != name}
-            predicted = model.apply({"params": params}, others, everything).predicted[name]
+            masks = {n: masking.Mask(*((none, x) if n == name else (x, none)), None) for n, x in every.items()}
+            predicted = model.apply({"params": params}, others, masks).predicted[name]
             out[name] = losses.undo_normalisation(predicted, patches[name], model.config.target)
         return patches, out
 

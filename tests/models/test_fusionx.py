@@ -39,13 +39,13 @@ def make(names=("s1", "s2"), **changes):
     return model, jax.tree.unflatten(tree, noise), images, masks
 
 
-def test_prediction_has_every_patch_and_twice_the_pixels_for_two_targets():
+def test_prediction_has_every_hidden_patch_and_twice_the_pixels_for_two_targets():
     model, params, images, masks = make()
     out = run(model)(params, images, masks).predicted
-    assert out["s1"].shape == (3, 16, 4 * 4 * 2 * 2)
-    assert out["s2"].shape == (3, 16, 4 * 4 * 3 * 2)
+    assert out["s1"].shape == (3, 12, 4 * 4 * 2 * 2)
+    assert out["s2"].shape == (3, 12, 4 * 4 * 3 * 2)
     model, params, images, masks = make(target="normalised")
-    assert run(model)(params, images, masks).predicted["s1"].shape == (3, 16, 4 * 4 * 2)
+    assert run(model)(params, images, masks).predicted["s1"].shape == (3, 12, 4 * 4 * 2)
 
 
 def test_hidden_pixels_do_not_reach_the_prediction():
