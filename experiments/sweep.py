@@ -140,10 +140,14 @@ def _start(args, overrides, method, seed, slot, cores) -> subprocess.Popen:
         f"--workdir={args.workdir}", f"--dataset={args.dataset}", f"--only_seed={seed}", *overrides,
     ]  # fmt: skip
     share = len(cores) // args.jobs
+    # Runs fit the same probes: the first one's compiled programs serve the others.
+    cache = {"JAX_COMPILATION_CACHE_DIR": os.path.join(args.workdir, "compiled"), **os.environ}
 
     def keep_to_cores():  # two runs on one core each do more than one on two: small products share threads badly
         if args.jobs > 1 and share:
             os.sched_setaffinity(0, cores[slot * share : (slot + 1) * share])
 
     with open(os.path.join(place, "sweep.log"), "a", encoding="utf-8") as log:
-        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, preexec_fn=keep_to_cores)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=cache, stdout=log, stderr=subprocess.STDOUT, preexec_fn=keep_to_cores
+        )
