@@ -40,8 +40,8 @@ demo: $(READY)
 
 paper-cpu: $(READY)
 	$(BIN)/python -m data.prepare simulated --out=$(PREPARED) --num_tiles=10000
-	$(SWEEP) --seeds=3 --methods="$$($(BIN)/python -m configs.paper_cpu methods)"
-	$(SWEEP) --methods="$$($(BIN)/python -m configs.paper_cpu ablations)" $$($(BIN)/python -m configs.paper_cpu ablation_settings)
+	$(BIN)/python -m configs.paper_cpu | xargs -L1 $(SWEEP)
+	$(SWEEP) --workdir=$(PAPER)_bands --methods=fusionx_bands --config.evaluate.evaluators="('linear_probe',)"
 	$(BIN)/python -m fusionx_jax report --workdir=$(PAPER)
 
 lint: $(READY)

@@ -1,6 +1,6 @@
 """The comparison of methods that two CPU cores repeat overnight: simulated tiles, the demo's network, 500 steps.
 
-Run: `make paper-cpu` (every method, seed and ablation), or one method:
+Run: `make paper-cpu` (all of SWEEPS), or one method:
 `fusionx pretrain --config=configs/methods/croma.py:paper_cpu --workdir=W`.
 Cost: about 2 minutes for one pretraining run on one core.
 Result: experiments/results/README.md.
@@ -11,7 +11,7 @@ from configs import demo
 # Peak rate per 256 pairs, by method. Each was tried at 6e-3, 12e-3 and 24e-3 with pretraining seed 0 and judged by the
 # probe on the validation split (experiments/results/tuning.csv); nothing else was tuned for any of them.
 LEARNING_RATES = {
-    "fusionx": 24e-3,
+    "fusionx": 12e-3,
     "fusionx_early": 24e-3,
     "mae_s1": 24e-3,
     "mae_s2": 24e-3,
@@ -42,11 +42,20 @@ ABLATIONS = (
     "fusionx_early/model.decoder_context=all",
     "fusionx_early/target=raw",
 )  # fmt: skip
-ABLATION_SETTINGS = (
-    "--config.evaluate.modalities=('s1+s2',)",
-    "--config.evaluate.tasks=('multi',)",
-    "--config.evaluate.evaluators=('linear_probe',)",
-)
+_BOTH_SENSORS = "--config.evaluate.modalities=('s1+s2',)"
+_PROBE = ("--config.evaluate.tasks=('multi',)", "--config.evaluate.evaluators=('linear_probe',)")
+# What `make paper-cpu` runs one after the other, as arguments of `experiments.label_sweep`.
+SWEEPS = (
+    ("--seeds=3", f"--methods={','.join(METHODS)}"),
+    # k labelled tiles of every class, and sensors filled with zeros beside sensors left out.
+    ("--seeds=3", "--methods=fusionx,croma,multimae,untrained", *_PROBE, "--config.evaluate.shots=(1,5,10,20,100)",
+     "--config.evaluate.zero_fill=True"),
+    ("--methods=fusionx,croma,multimae,untrained", _BOTH_SENSORS, "--config.evaluate.tasks=('pixel',)",
+     "--config.evaluate.evaluators=('segment_linear','segment_decoder','ridge_cover')"),
+    ("--methods=fusionx,croma,multimae", _BOTH_SENSORS, "--config.evaluate.tasks=('multi',)",
+     "--config.evaluate.evaluators=('finetune',)"),
+    (f"--methods={','.join(ABLATIONS)}", _BOTH_SENSORS, *_PROBE),
+)  # fmt: skip
 
 
 def get_config(options: str = ""):
@@ -79,7 +88,6 @@ def get_config(options: str = ""):
 
 
 if __name__ == "__main__":  # for the Makefile
-    import sys
+    import shlex
 
-    lists = {"methods": METHODS, "ablations": ABLATIONS}
-    print(" ".join(ABLATION_SETTINGS) if sys.argv[1] == "ablation_settings" else ",".join(lists[sys.argv[1]]))
+    print("\n".join(map(shlex.join, SWEEPS)))
