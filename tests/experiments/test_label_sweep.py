@@ -2,16 +2,19 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from configs import paper_cpu
 from experiments import sweep
 from fusionx_jax import __main__ as command_line
 from fusionx_jax.contract import InputError
-from fusionx_jax.evaluate import compare, results
+from fusionx_jax.evaluate import compare, results, run
 from fusionx_jax.report import comparison
-from tests.helpers import TINY, assert_clear, run_cli
+from tests.helpers import ROOT, TINY, assert_clear, run_cli
 
 BASE = "configs/demo.py"
 QUICK = (
@@ -86,7 +89,6 @@ def test_costs_and_labels_needed_are_listed(compared):
 @pytest.mark.slow
 def test_a_second_time_nothing_is_trained_or_measured(compared, simulated, monkeypatch):
     from fusionx_jax import pretrain
-    from fusionx_jax.evaluate import run
 
     monkeypatch.setattr(pretrain, "train_step", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(run.Judge, "cell", lambda *_: pytest.fail("measured again"))
@@ -114,6 +116,22 @@ def test_unknown_methods_and_folders_are_refused(simulated, tmp_path):
         sweep.load(BASE, "fusionx/maskin=consistent", ())
     with pytest.raises(InputError, match="give the workdir of"):
         comparison.make(str(tmp_path))
+
+
+def test_every_sweep_of_the_comparison_names_methods_and_settings_that_exist():
+    done = subprocess.run(
+        "python -m configs.paper_cpu | xargs -L1 python -c 'import json, sys; print(json.dumps(sys.argv[1:]))'".replace(
+            "python", sys.executable
+        ),
+        shell=True, cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [tuple(line) for line in lines] == list(paper_cpu.SWEEPS)  # quotes come through as the Makefile passes them
+    for line in lines:
+        methods = next(a for a in line if a.startswith("--methods=")).removeprefix("--methods=").split(",")
+        for method in methods:
+            config = sweep.load("configs/paper_cpu.py", method, [a for a in line if a.startswith("--config.")])
+            run.check(config)
 
 
 @pytest.mark.slow
