@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Integer
 
 MULTI = ("macro_map", "micro_map", "macro_f1", "micro_f1")
 SINGLE = ("top1", "balanced_accuracy", "macro_f1")
+_AT_ONCE = 1 << 18  # numbers that sums over resamples hold at a time
 
 
 def average_precision(
@@ -22,18 +23,32 @@ def average_precision(
 
     Ties share one threshold, as in scikit-learn.
     """
+    return _average_precision(scores, truth, np.ascontiguousarray(weights.T), np.arange(len(scores)))
+
+
+def _average_precision(scores: np.ndarray, truth: np.ndarray, draws: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """As `average_precision`, with a row of `draws` a resample; example i weighs what its column member[i] says.
+
+    Sums run along rows, a few resamples at a time, so that they stay in a core's cache: five times as fast as along
+    columns for the micro average, whose ranking holds every tile once a class.
+    """
     order = np.argsort(-scores, kind="stable")
     ranked, positive = scores[order], np.flatnonzero(truth[order])
     # Recall rises at positives only: precision is needed there, at the end of each one's tie.
     ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
     at = ends[np.searchsorted(ends, positive)]
-    weights = weights[order]
-    gained = weights[positive]
-    hits = np.cumsum(gained, axis=0, dtype=np.int32)[np.searchsorted(positive, at, side="right") - 1]
-    seen = np.cumsum(weights, axis=0, dtype=np.int32)[at]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = hits / np.maximum(seen, 1)
-        return (precision * gained).sum(0) / gained.sum(0)
+    last = np.searchsorted(positive, at, side="right") - 1
+    ranked_member = member[order]
+    out, rows = np.empty(len(draws)), max(1, _AT_ONCE // max(1, len(order)))
+    for first in range(0, len(draws), rows):
+        some = draws[first : first + rows]
+        seen = np.cumsum(some.take(ranked_member, axis=1), axis=1, dtype=np.int32).take(at, axis=1)
+        gained = some.take(ranked_member[positive], axis=1)
+        hits = np.cumsum(gained, axis=1, dtype=np.int32).take(last, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            precision = hits / np.maximum(seen, 1)
+            out[first : first + rows] = (precision * gained).sum(1) / gained.sum(1)
+    return out
 
 
 def resample_weights(
@@ -74,14 +89,8 @@ def multi_label(
     kept = scored_classes(truth)
     per_class = (per_class_ap(scores, truth, weights) if by_class is None else by_class)[:, kept]
     macro = _mean_of_known(per_class)
-    micro = np.concatenate(
-        [  # a few resamples at a time: all at once would need gigabytes on a large test split
-            average_precision(
-                scores.reshape(-1), truth.reshape(-1), np.repeat(weights[:, i : i + 64], truth.shape[1], axis=0)
-            )
-            for i in range(0, weights.shape[1], 64)
-        ]
-    )
+    tile = np.repeat(np.arange(len(truth)), truth.shape[1])
+    micro = _average_precision(scores.reshape(-1), truth.reshape(-1), np.ascontiguousarray(weights.T), tile)
     predicted = scores > 0
     real = weights.T.astype(np.float64)  # BLAS multiplies floats only
     hit = real @ (predicted & truth)
@@ -112,7 +121,9 @@ def per_class_ap(
     weights: Int[np.ndarray, "examples resamples"],
 ) -> Float[np.ndarray, "resamples classes"]:
     """Average precision of each class by resample."""
-    return np.stack([average_precision(scores[:, k], truth[:, k], weights) for k in range(truth.shape[1])], axis=1)
+    draws, all_tiles = np.ascontiguousarray(weights.T), np.arange(len(truth))
+    columns = range(truth.shape[1])
+    return np.stack([_average_precision(scores[:, k], truth[:, k], draws, all_tiles) for k in columns], axis=1)
 
 
 def single_label(
