@@ -143,10 +143,14 @@ def machine(topology: str, devices: int, kind: str) -> tuple[Any, Chip, int, int
         chips = math.prod(int(s) for s in sides)
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would ask a cloud machine's metadata
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # its lock guards a chip, and there is none
         from jax.experimental import topologies
 
+        bounds = [int(s) for s in sides] + [1] * (3 - len(sides))
+        # A slice smaller than a host's must be said to be the whole host.
+        small = {"chips_per_host_bounds": bounds} if chips < CHIPS[kind].per_host else {}
         try:
-            found = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+            found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **small).devices
         except Exception as error:  # libtpu is absent, or does not know the slice: many types, from C++
             raise InputError(
                 f"No TPU compiler for {topology} ({str(error).splitlines()[0]}); install it with `pip install "

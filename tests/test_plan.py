@@ -128,7 +128,7 @@ def test_what_cannot_be_planned_is_refused():
 @pytest.mark.slow
 def test_a_tpu_slice_is_compiled_for_without_the_hardware():
     pytest.importorskip("libtpu", reason="the TPU compiler is not installed (the extra [tpu])")
-    for topology, devices, chips in (("v5e:2x2", 4, 4), ("v4:2x2x2", 16, 8)):
+    for topology, devices, chips in (("v5e:1x1", 1, 1), ("v5e:2x2", 4, 4), ("v4:2x2x2", 16, 8)):
         done = run_cli(
             "fusionx_jax", "plan", "--config=configs/demo.py", f"--topology={topology}", "--tile_size=64", "--json", *EARLY,
         )  # fmt: skip
@@ -136,7 +136,8 @@ def test_a_tpu_slice_is_compiled_for_without_the_hardware():
         found = json.loads(done.stdout)
         assert (found["devices"], found["chips"]) == (devices, chips)
         reduced = sum(c["bytes_per_step"] for c in found["collectives"] if c["kind"] == "all-reduce")
-        assert reduced >= 0.99 * 4 * found["parameters"]  # every gradient, those of scanned blocks too
+        if devices > 1:  # every gradient, those of scanned blocks too
+            assert reduced >= 0.99 * 4 * found["parameters"]
 
 
 def test_activations_stay_where_they_are_only_where_a_mesh_is_set():
