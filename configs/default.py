@@ -76,8 +76,9 @@ def evaluation() -> ConfigDict:
     """How representations are judged; the same for every method and floor."""
     e = ConfigDict()
     e.tasks = ("multi", "single")  # tasks of the prepared set's contract; those it lacks are passed over
-    # linear_probe, knn, finetune, scratch; for pixel labels segment_linear, segment_decoder, ridge_cover (shares
-    # of the classes). What does not fit a task is passed over.
+    # linear_probe, linear_probe_each (on the features of all sensors together and of each alone, side by side), knn,
+    # finetune, scratch; for pixel labels segment_linear, segment_decoder, ridge_cover (shares of the classes).
+    # What does not fit a task is passed over.
     e.evaluators = ("linear_probe",)
     e.modalities = ("s1+s2", "s1", "s2")
     e.single_sensor_tasks = ("multi", "single", "pixel")  # of the tasks, those also judged on one sensor alone

@@ -282,22 +282,32 @@ class Judge:
 
 
 class Source(NamedTuple):
-    """A method as evaluators see it: frozen features of a split, an encoder to train on, the modalities shown."""
+    """A method as evaluators see it: frozen features of a split, an encoder to train on, the modalities shown.
+
+    `each` gives the features of every modality shown as if it were the only one, side by side.
+    """
 
     features: Callable[[str], np.ndarray]
     encoder: features.Encoder
     shown: tuple[str, ...]
     remark: str = ""
+    each: Callable[[str], np.ndarray] | None = None
 
 
 def _probe_cells(judge: Judge, group, source: Source, wanted: list[tuple[str, int]]) -> Iterator[list[cells_lib.Cell]]:
     """Linear probes; subsets of one size share a program."""
     labels, e = judge.labels, judge.setting.config.evaluate
-    by_validation = group[3].endswith("validation")
+    by_validation, remark, read = group[3].endswith("validation"), source.remark, source.features
+    if group[3] == EACH:
+        remark += "; features of all modalities together and of each alone"
+
+        def read(split: str) -> np.ndarray:
+            return np.concatenate([source.features(split), source.each(split)], axis=1)
+
     if by_validation and not judge.setting.prepared.contract.splits.get("val"):
         raise InputError("evaluate.selection asks for 'validation', but the set has no val split.")
     splits = [e.score_split, *(["val"] if by_validation else [])]
-    train, score, *val = features.standardise(source.features("train"), *(source.features(s) for s in splits))
+    train, score, *val = features.standardise(read("train"), *map(read, splits))
     strengths = np.array(sorted(e.regularisation))
     how = "validation: all val labels" if by_validation else f"{e.cv_folds}-fold cv inside the labels"
     for size in sorted({len(judge.drawn[seed][label]) for label, seed in wanted}):
@@ -320,7 +330,7 @@ def _probe_cells(judge: Judge, group, source: Source, wanted: list[tuple[str, in
         yield [
             judge.cell(
                 group, label, seed, scores.astype(np.float64), f"{strengths[chosen]:.3g}",
-                f"linear probe; strength by {how}{source.remark}",
+                f"linear probe; strength by {how}{remark}",
             )
             for (label, seed), scores, chosen in zip(same, fit.scores, fit.chosen)
         ]  # fmt: skip
@@ -415,8 +425,10 @@ def _cover_cells(judge: Judge, group, source: Source, wanted: list[tuple[str, in
 
 
 _SCENES, _PIXELS = ("multi", "single"), ("pixel",)
+EACH = "linear_probe_each"
 EVALUATORS = {
     "linear_probe": (_SCENES, _probe_cells),
+    EACH: (_SCENES, _probe_cells),
     "linear_probe_validation": (_SCENES, _probe_cells),
     "knn": (_SCENES, _knn_cells),
     "finetune": (_SCENES, _trained_cells),
@@ -437,13 +449,27 @@ def sources(setting: Setting, shown: str, zeros: tuple[str, ...], together: bool
     remark = f"; {', '.join(zeros)} filled with zeros" if zeros else ""
 
     def of_encoder(method: str, encoder: features.Encoder) -> Source:
-        @functools.cache
-        def read(split: str) -> np.ndarray:
+        def pooled(split: str, encoder: features.Encoder, shown: Sequence[str]) -> np.ndarray:
             what = f"{method} features"
-            pools = features.extract(encoder, setting.prepared, split, names, e.batch_size, cache, what, together)
+            pools = features.extract(encoder, setting.prepared, split, shown, e.batch_size, cache, what, together)
             return features.assemble(pools, e.pooling)
 
-        return Source(read, encoder, tuple(names), remark)
+        @functools.cache
+        def read(split: str) -> np.ndarray:
+            return pooled(split, encoder, names)
+
+        @functools.cache
+        def each(split: str) -> np.ndarray:
+            parts = []
+            for name in names:
+                filled = tuple(m for m in setting.config.modalities if m != name)
+                alone = encoder
+                if build.family(setting.config) in build.ZERO_FILLED:
+                    alone = dataclasses.replace(encoder, zeros=filled)
+                parts.append(pooled(split, alone, [name]))
+            return np.concatenate(parts, axis=1)
+
+        return Source(read, encoder, tuple(names), remark, each)
 
     out = {}
     for method, encoder in encoders(setting).items():
@@ -503,6 +529,8 @@ def encode_together(setting: Setting) -> None:
             if method in encoders(setting):
                 for split in dict.fromkeys(splits):
                     source.features(split)
+                    if EACH in e.evaluators and "+" in shown:
+                        source.each(split)
 
 
 def plan(setting: Setting, judges: Sequence[Judge]) -> list[Work]:
@@ -528,6 +556,8 @@ def plan(setting: Setting, judges: Sequence[Judge]) -> list[Work]:
                 groups = [g for g in groups if g[0] != "band_statistics"]
             trained = {"finetune": e.finetune.tasks, "scratch": e.supervised.tasks}
             groups = [g for g in groups if task in trained.get(g[3], (task,))]
+            # One modality is alone already, and statistics of bands know nothing of other modalities.
+            groups = [g for g in groups if g[3] != EACH or ("+" in shown and not zeros and g[0] != "band_statistics")]
             groups = [g for g in groups if not (g[0] == "band_statistics" and g[3] in trained)]
             if (
                 "supervised" in e.floors

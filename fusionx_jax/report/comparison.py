@@ -99,7 +99,8 @@ def _widest(rows: Sequence[results.Row]) -> str:
 def _verdicts(gaps: Sequence[dict[str, str]]) -> list[str]:
     """One sentence a method: where FusionX-Net wins, ties and loses by the paired interval."""
     out = []
-    chosen = [g for g in gaps if "/" not in g["method"] and g["evaluator"] in ("linear_probe", "scratch", "finetune")]
+    judges = ("linear_probe", run.EACH, "scratch", "finetune")
+    chosen = [g for g in gaps if "/" not in g["method"] and g["evaluator"] in judges]
     widest = max((g["modalities"] for g in chosen), key=lambda m: m.count("+"), default="")
     for key in dict.fromkeys((g["metric"], g["method"], g["evaluator"]) for g in chosen if g["modalities"] == widest):
         parts: dict[str, list[str]] = {"wins": [], "ties": [], "loses": []}

@@ -183,6 +183,27 @@ def test_every_evaluator_gives_rows_of_its_own_metrics(evaluated, simulated, tmp
     assert absent != filled  # leaving tokens out is not the same as zeros
 
 
+def test_a_probe_can_read_every_sensor_alone_beside_all_together(evaluated, simulated, tmp_path, monkeypatch):
+    workdir = str(shutil.copytree(evaluated, tmp_path / "w"))
+    read = {}
+    standardise = features.standardise
+    monkeypatch.setattr(features, "standardise", lambda train, *x: read.update(train=train) or standardise(train, *x))
+    setting = run.prepare_setting(
+        workdir, simulated, [*ONLY_PROBES, "--config.evaluate.evaluators=('linear_probe_each',)",
+                             "--config.evaluate.floors=('band_statistics',)",
+                             "--config.evaluate.modalities=('s1+s2', 's1')"],
+    )  # fmt: skip
+    found = run.measure(setting)
+    assert list(found) == [("fusionx", "s1+s2", "multi", "linear_probe_each")]  # alone means nothing for the others
+    assert "of each alone" in next(iter(found.values()))["0.5", 0].protocol
+    encoder = run.encoders(setting)["fusionx"]
+    parts = [
+        features.assemble(features.extract(encoder, setting.prepared, "train", shown, 64), "mean_std")
+        for shown in (["s1", "s2"], ["s1"], ["s2"])
+    ]
+    assert np.allclose(read["train"], np.concatenate(parts, axis=1), atol=1e-5)
+
+
 def test_cells_are_measured_once_and_what_is_added_alone(evaluated, simulated, tmp_path, monkeypatch):
     workdir = str(shutil.copytree(evaluated, tmp_path / "w"))
     before = run.measure(run.prepare_setting(workdir, simulated, [*ONLY_PROBES]))
