@@ -47,12 +47,13 @@ _PROBE = ("--config.evaluate.tasks=('multi',)", "--config.evaluate.evaluators=('
 # What `make paper-cpu` runs one after the other, as arguments of `experiments.label_sweep`.
 SWEEPS = (
     ("--seeds=3", f"--methods={','.join(METHODS)}"),
-    # k labelled tiles of every class, and sensors filled with zeros beside sensors left out.
-    ("--seeds=3", "--methods=fusionx,croma,multimae,untrained", *_PROBE, "--config.evaluate.shots=(1,5,10,20,100)",
-     "--config.evaluate.zero_fill=True"),
-    ("--methods=fusionx,croma,multimae,untrained", _BOTH_SENSORS, "--config.evaluate.tasks=('pixel',)",
+    # k labelled tiles of every class; absent sensors filled with zeros instead of left out; pixel labels; fine-tuning.
+    ("--seeds=3", "--methods=fusionx,croma,untrained", _BOTH_SENSORS, *_PROBE,
+     "--config.evaluate.shots=(1,5,10,20,100)"),
+    ("--methods=fusionx", *_PROBE, "--config.evaluate.modalities=('s1','s2')", "--config.evaluate.zero_fill=True"),
+    ("--methods=fusionx,croma,untrained", _BOTH_SENSORS, "--config.evaluate.tasks=('pixel',)",
      "--config.evaluate.evaluators=('segment_linear','segment_decoder','ridge_cover')"),
-    ("--methods=fusionx,croma,multimae", _BOTH_SENSORS, "--config.evaluate.tasks=('multi',)",
+    ("--methods=fusionx,croma", _BOTH_SENSORS, "--config.evaluate.tasks=('multi',)",
      "--config.evaluate.evaluators=('finetune',)"),
     (f"--methods={','.join(ABLATIONS)}", _BOTH_SENSORS, *_PROBE),
 )  # fmt: skip
@@ -69,7 +70,7 @@ def get_config(options: str = ""):
     c.label_fractions = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 
     e = c.evaluate
-    e.evaluators = ("linear_probe", "knn")
+    e.evaluators = ("linear_probe", "linear_probe_each", "knn")
     e.bootstrap = 300
     s = e.supervised
     s.tasks = ("multi",)
@@ -80,8 +81,11 @@ def get_config(options: str = ""):
     s.eval_every = 50
     s.val_tiles = 300
     s.learning_rates = (1e-3, 3e-3)
-    e.finetune.update({k: s[k] for k in ("tasks", "batch_size", "num_steps", "min_steps", "eval_every", "val_tiles")})
-    e.finetune.seeds = 1
+    f = e.finetune
+    f.update({k: s[k] for k in ("tasks", "batch_size", "eval_every", "val_tiles")})
+    f.seeds = 1
+    f.num_steps, f.min_steps = 200, 60
+    f.learning_rates = (1e-3,)
     e.segmentation.seeds = 1
     e.segmentation.num_steps = 150
     return c
