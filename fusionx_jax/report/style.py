@@ -38,7 +38,7 @@ METHODS = {
 }
 EVALUATORS = {
     "linear_probe": "linear probe",
-    "linear_probe_each": "linear probe, each sensor's own features beside",
+    "linear_probe_each": "linear probe, sensors alone too",
     "linear_probe_validation": "linear probe, strength chosen on validation labels",
     "knn": "kNN",
     "finetune": "fine-tuned",
