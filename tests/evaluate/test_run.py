@@ -131,7 +131,7 @@ def test_data_that_do_not_match_the_weights_are_refused(trained, simulated, tmp_
         ("--config.label_fractions=(2.0,)", "fractions lie above 0"),
         ("--config.evaluate.subset_dir=/nonexistent", "lacks a file"),
         ("--config.evaluate.seeds=0", "evaluate.seeds is 0"),
-        ("--config.evaluate.evaluators=('magic',)", "linear_probe, knn, finetune"),
+        ("--config.evaluate.evaluators=('magic',)", "linear_probe, linear_probe_each, knn, finetune"),
         ("--config.evaluate.score_split=dev", "score_split is 'dev'"),
         ("--config.evaluate.knn.k=0", "must be positive"),
         ("--config.evaluate.statistics=mine", "'checkpoint' or 'dataset'"),
