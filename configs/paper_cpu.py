@@ -9,7 +9,8 @@ Result: experiments/results/README.md.
 from configs import demo
 
 # Peak rate per 256 pairs, by method. Each was tried at 6e-3, 12e-3 and 24e-3 with pretraining seed 0 and judged by the
-# probe on the validation split (experiments/results/tuning.csv); nothing else was tuned for any of them.
+# probe on the validation split (experiments/results/tuning.csv). What else was tried there, for the default FusionX-Net
+# alone, is in experiments/results/README.md.
 LEARNING_RATES = {
     "fusionx": 12e-3,
     "fusionx_early": 24e-3,

@@ -462,10 +462,10 @@ def sources(setting: Setting, shown: str, zeros: tuple[str, ...], together: bool
         def each(split: str) -> np.ndarray:
             parts = []
             for name in names:
-                filled = tuple(m for m in setting.config.modalities if m != name)
                 alone = encoder
                 if build.family(setting.config) in build.ZERO_FILLED:
-                    alone = dataclasses.replace(encoder, zeros=filled)
+                    others = tuple(m for m in setting.config.modalities if m != name)
+                    alone = dataclasses.replace(encoder, zeros=others)
                 parts.append(pooled(split, alone, [name]))
             return np.concatenate(parts, axis=1)
 
@@ -529,7 +529,7 @@ def encode_together(setting: Setting) -> None:
             if method in encoders(setting):
                 for split in dict.fromkeys(splits):
                     source.features(split)
-                    if EACH in e.evaluators and "+" in shown:
+                    if EACH in e.evaluators and "+" in shown and not zeros:
                         source.each(split)
 
 
