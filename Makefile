@@ -8,7 +8,7 @@ PREPARED := $(RUNS)/prepared
 SIMULATED := $(PREPARED)/simulated/1.0.0
 DEMO := $(RUNS)/demo
 SLOW_TIMEOUT ?= 3500
-# Compiling keeps one core of a process busy, so tests run in two.
+# Compiling keeps one core of a process busy, and long tests wait much, so tests run in two.
 WORKERS ?= 2
 
 PAPER := $(RUNS)/paper_cpu
@@ -57,7 +57,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow" --timeout=600 -n $(WORKERS) --dist loadfile
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow --timeout=$(SLOW_TIMEOUT)
+	$(BIN)/python -m pytest -m slow --timeout=$(SLOW_TIMEOUT) -n $(WORKERS) --dist loadfile
 
 clean:
 	rm -rf .venv .venv-* $(RUNS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

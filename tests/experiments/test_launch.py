@@ -133,7 +133,7 @@ def _launch(workdir, simulated, *more):
 @pytest.mark.slow
 def test_a_killed_process_is_named_the_rest_end_and_the_same_command_goes_on(simulated, tmp_path):
     workdir = tmp_path / "w"
-    command = _launch(workdir, simulated, "--config.num_steps=300", "--config.checkpoint_every=5")
+    command = _launch(workdir, simulated, "--config.num_steps=80", "--config.checkpoint_every=5")
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
     while not any(p.name.isdigit() for p in workdir.glob("checkpoints/*")):
@@ -153,13 +153,13 @@ def test_a_killed_process_is_named_the_rest_end_and_the_same_command_goes_on(sim
     assert not subprocess.run(["pgrep", "-f", "--", f"workdir={workdir} "], capture_output=True, check=False).stdout
     before = checkpoint.find(str(workdir)).step
     done = subprocess.run(
-        _launch(workdir, simulated, "--config.num_steps=300", "--config.checkpoint_every=100"),
+        _launch(workdir, simulated, "--config.num_steps=80", "--config.checkpoint_every=100"),
         cwd=ROOT, capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert f"Going on from step {before}" in (workdir / "pretrain.log").read_text()
     with open(workdir / "metrics.csv", newline="") as f:
-        assert [int(r["step"]) for r in csv.DictReader(f)] == list(range(1, 301))
+        assert [int(r["step"]) for r in csv.DictReader(f)] == list(range(1, 81))
 
 
 def test_a_run_that_cannot_start_says_why(tmp_path, simulated):
