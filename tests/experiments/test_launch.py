@@ -135,7 +135,7 @@ def test_a_killed_process_is_named_the_rest_end_and_the_same_command_goes_on(sim
     workdir = tmp_path / "w"
     command = _launch(workdir, simulated, "--config.num_steps=80", "--config.checkpoint_every=5")
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while not any(p.name.isdigit() for p in workdir.glob("checkpoints/*")):
         if time.monotonic() > deadline or process.poll() is not None:
             raise AssertionError(process.communicate()[1])

@@ -128,7 +128,7 @@ def test_a_job_requeued_halfway_ends_with_the_losses_of_one_that_ran_through(clu
     assert done.returncode == 0, done.stderr
     number = done.stdout.split("Submitted ")[1].split()[0]
     assert "is there already" in _launch("slurm", cut, simulated, cluster).stdout  # idempotent
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
 
     def wait_for(ready, what):
         while not ready():
