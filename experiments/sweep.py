@@ -20,27 +20,28 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SETTINGS_FILE = compare.SETTINGS_FILE
 
 
-def folder(workdir: str, method: str, seed: int) -> str:
-    """Where one pretraining of a method lives."""
-    return os.path.join(workdir, method.replace("/", "+"), f"seed{seed}")
-
-
 def load(base: str, method: str, overrides: Sequence[str]) -> ConfigDict:
-    """A method's config on a base, with the method's own changes and the command line's.
+    """A method's config on a base, with the command line's changes and then the method's own, which its name tells.
 
     Raises:
       InputError: there is no such base or method, or a change does not fit.
     """
     name, *changes = method.split("/")
     stem = os.path.splitext(os.path.basename(base))[0]
+    here = os.path.realpath(os.path.join(ROOT, "configs", f"{stem}.py"))
+    if here not in (os.path.realpath(base), os.path.realpath(os.path.join(ROOT, base))):
+        raise InputError(
+            f"--config is {base}, but methods build on a file of configs/ by its name and without options; put yours "
+            "there, or change values with --config.KEY=VALUE."
+        )
     path = os.path.join(ROOT, "configs", "methods", f"{name}.py")
     if not os.path.isfile(path) or name == "__init__":
         known = sorted(f[:-3] for f in os.listdir(os.path.dirname(path)) if f.endswith(".py") and f[0] != "_")
         raise InputError(f"There is no method {name!r}; configs/methods/ has {', '.join(known)}.")
     c = config_lib.load_file(f"{path}:{stem}")
     never_trained = not c.num_steps
-    c = config_lib.override(c, [f"--config.{change}" for change in changes])
     c = config_lib.override(c, overrides)
+    c = config_lib.override(c, [f"--config.{change}" for change in changes])
     with c.unlocked():
         if never_trained:  # the command line's number of steps is for those that are
             c.num_steps = 0
@@ -54,9 +55,10 @@ def one(base: str, method: str, seed: int, workdir: str, dataset: str, overrides
     """Pretrains one method with one seed and measures its cells, as far as either is missing."""
     c = load(base, method, overrides)
     c.seed, c.dataset = seed, dataset
-    if seed:
+    if seed:  # floors without pretraining and networks without one have label subsets for seeds
         c.evaluate.floors = ()
-    place = folder(workdir, method, seed)
+        c.evaluate.evaluators = tuple(x for x in c.evaluate.evaluators if x != "scratch")
+    place = compare.place(workdir, method, seed)
     status = pretrain.run(c, place)
     if status:
         return status
@@ -70,12 +72,17 @@ def one(base: str, method: str, seed: int, workdir: str, dataset: str, overrides
 def run_all(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     """All methods and seeds, `jobs` at a time, each in a process of its own; then the tables."""
     methods = [m for m in args.methods.split(",") if m]
-    wanted = []
-    for seed in range(args.seeds):  # the first seed of every method before the second of any
-        for method in methods:
-            c = load(args.config, method, overrides)
-            if seed == 0 or "scratch" not in c.evaluate.evaluators:  # label subsets are that one's only seeds
-                wanted.append((method, seed))
+    configs = {m: load(args.config, m, overrides) for m in methods}
+    for c in configs.values():  # before hours of pretraining
+        run.check(c)
+    # The first seed of every method before the second of any; networks without pretraining have one.
+    wanted = [
+        (m, s)
+        for s in range(args.seeds)
+        for m in methods
+        if not s or set(configs[m].evaluate.evaluators) != {"scratch"}
+    ]
+    _check_comparable(args, configs, wanted)
     os.makedirs(args.workdir, exist_ok=True)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     running: dict[int, tuple[subprocess.Popen, str, int]] = {}
@@ -97,7 +104,7 @@ def run_all(args: argparse.Namespace, overrides: Sequence[str]) -> int:
                 bar.advance(1, f"{method} seed {seed}")
                 if status:
                     failed.append((method, seed))
-                    log = os.path.join(folder(args.workdir, method, seed), "sweep.log")
+                    log = os.path.join(compare.place(args.workdir, method, seed), "sweep.log")
                     progress.logger.error("%s, seed %d: failed with status %d; see %s.", method, seed, status, log)
     with files.replacing(os.path.join(args.workdir, SETTINGS_FILE)) as f:
         known = _known(args.workdir)
@@ -117,6 +124,17 @@ def run_all(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
+def _check_comparable(args: argparse.Namespace, configs: dict[str, ConfigDict], wanted: list[tuple[str, int]]) -> None:
+    """Refuses to add to a comparison what would be judged in another way than the runs that stay as they are."""
+    judged = {f"{m} (now)": compare.judged_by(c, args.dataset) for m, c in configs.items()}
+    for method, seeds in _known(args.workdir).items():
+        for seed in seeds:
+            about = compare.read_member(args.workdir, method, seed) if (method, seed) not in wanted else None
+            if about is not None:
+                judged[f"{method}, seed {seed}"] = about["judged_by"]
+    compare.check_alike(judged)
+
+
 def _stop(process: subprocess.Popen) -> None:
     """Ends a run that is still there when the sweep ends early; it keeps its newest checkpoint and its cells."""
     if process.poll() is None:
@@ -133,7 +151,7 @@ def _known(workdir: str) -> dict[str, list[int]]:
 
 
 def _start(args, overrides, method, seed, slot, cores) -> subprocess.Popen:
-    place = folder(args.workdir, method, seed)
+    place = compare.place(args.workdir, method, seed)
     os.makedirs(place, exist_ok=True)
     command = [
         sys.executable, "-m", "experiments.label_sweep", f"--config={args.config}", f"--methods={method}",

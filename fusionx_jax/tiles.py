@@ -568,6 +568,8 @@ def open_sets(
       InputError: one cannot be read, or they do not fit together.
     """
     directories = [d.strip() for d in dataset.split(",") if d.strip()]
+    if not directories:
+        raise InputError("The data set's directory is empty; give that of a prepared set (--dataset).")
     if len(directories) == 1:
         opened = PreparedSet(directories[0])
     else:

@@ -22,7 +22,7 @@ class Cell(NamedTuple):
 
     label: a share of the training labels such as "0.1", or "5-shot". `values` maps each metric to [1 + resamples]
     numbers: the sample itself, then its bootstrap draws. `confusion` counts true (rows) by predicted class for
-    single-label and pixel tasks, empty for others.
+    single-label and pixel tasks, empty for others. `subset` is a digest of the labelled tiles.
     """
 
     method: str
@@ -37,6 +37,7 @@ class Cell(NamedTuple):
     protocol: str
     values: dict[str, np.ndarray]
     confusion: list[list[int]]
+    subset: str = ""
 
     @property
     def group(self) -> tuple[str, str, str, str]:
@@ -66,8 +67,9 @@ class Store:
     def read_all(self) -> dict[tuple[str, str, str, str], dict[tuple[str, int], Cell]]:
         """All cells, by group."""
         names = sorted(os.listdir(self.directory)) if os.path.isdir(self.directory) else []
-        held = [_read(os.path.join(self.directory, name))[1] for name in names if name.endswith(".npz")]
-        return {next(iter(cells.values())).group: cells for cells in held if cells}
+        held = [_read(os.path.join(self.directory, name)) for name in names if name.endswith(".npz")]
+        groups = {next(iter(cells.values())).group: (settings, cells) for settings, cells in held if cells}
+        return {g: cells for g, (settings, cells) in groups.items() if settings == self._settings.get(g[3], "")}
 
     def add(self, cells: Iterable[Cell]) -> None:
         """Keeps cells of one group beside those there are."""
@@ -77,7 +79,7 @@ class Store:
         known = self.read(cells[0].group)
         known |= {(c.label, c.seed): c for c in cells}
         metrics = list(cells[0].values)
-        identity = ("label", "seed", "num_labels", "absent", "chosen", "protocol", "confusion")
+        identity = ("label", "seed", "num_labels", "absent", "chosen", "protocol", "confusion", "subset")
         facts = {
             "group": cells[0].group,
             "settings": self._settings.get(cells[0].evaluator, ""),
@@ -95,7 +97,7 @@ def _read(path: str) -> tuple[str, dict[tuple[str, int], Cell]]:
         with np.load(path, allow_pickle=False) as stored:
             facts = json.loads(str(stored["facts"]))
             vectors = stored["values"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         progress.logger.warning("The cells in %s are damaged and will be measured again.", path)
         return "", {}
     out = {}

@@ -7,16 +7,18 @@ A comparison is a folder with `sweep.json` (methods and seeds) and one workdir f
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from fusionx_jax import files, pretrain
+from fusionx_jax import config as config_lib
+from fusionx_jax import files, pretrain, tiles
 from fusionx_jax.contract import InputError
 from fusionx_jax.evaluate import cells as cells_lib
-from fusionx_jax.evaluate import metrics, results, run
+from fusionx_jax.evaluate import features, metrics, results, run
 from fusionx_jax.models import build
 
 SETTINGS_FILE = "sweep.json"
@@ -26,14 +28,39 @@ _MAIN = (*run.MAIN_METRICS.values(), "r2")
 
 Group = tuple[str, str, str, str]  # method, modalities, task, evaluator
 Cells = Mapping[tuple[str, int], cells_lib.Cell]
+Measured = Mapping[Group, Sequence[results.Pretraining]]
+
+
+class Member(NamedTuple):
+    """One finished pretraining: what it says of itself (`describe`) and its cells by group."""
+
+    about: dict[str, Any]
+    cells: dict[Group, Cells]
+
+
+def place(workdir: str, method: str, seed: int) -> str:
+    """Where one pretraining of a method lives."""
+    return os.path.join(workdir, method.replace("/", "+"), f"seed{seed}")
+
+
+def judged_by(config: ConfigDict, dataset: str) -> dict[str, Any]:
+    """What all members of a comparison must have in common: the data they are judged on, and how."""
+    return {
+        "data": features.contract_hash(tiles.open_sets(dataset)),
+        "label_fractions": config_lib.to_json(config)["label_fractions"],
+        **run.judged_by(config),
+    }
 
 
 def describe(setting: run.Setting) -> dict[str, Any]:
-    """What a comparison says of one pretraining beside its cells: cost, and the context of its rows."""
+    """What a comparison says of one pretraining beside its cells: how it was judged, its cost, its rows' context."""
     config = setting.config
     shapes = jax.eval_shape(lambda: build.init_params(setting.model, jax.random.key(0)))
     encoder = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes.get("encoder", {})))
     return {
+        "seed": config.seed,
+        "judged_by": judged_by(config, setting.prepared.directory),
+        "evaluators": run.evaluator_settings(config),
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes)),
         "encoder_parameters": encoder,
         "flops_per_pair": pretrain.flops_per_pair(config, setting.model, setting.saved.contract),
@@ -72,82 +99,141 @@ def read_settings(workdir: str) -> dict[str, Any]:
         ) from error
 
 
-def members(workdir: str) -> dict[str, list[tuple[dict[str, Any], dict[Group, Cells]]]]:
-    """By method, each finished pretraining's description and cells."""
-    out: dict[str, list] = {}
+def members(workdir: str) -> dict[str, list[Member]]:
+    """By method, each finished pretraining.
+
+    Raises:
+      InputError: two of them were judged on other data or in other ways, so that nothing follows from their difference.
+    """
+    out: dict[str, list[Member]] = {}
     for method, seeds in read_settings(workdir)["methods"].items():
         for seed in seeds:
-            place = os.path.join(workdir, method.replace("/", "+"), f"seed{seed}")
-            path = os.path.join(place, MEMBER_FILE)
-            if not os.path.exists(path):
+            own = place(workdir, method, seed)
+            about = read_member(workdir, method, seed)
+            if about is None:
                 continue
-            with open(path, encoding="utf-8") as f:
-                about = json.load(f)
-            about["context"]["checkpoint"] = os.path.relpath(place, workdir)  # tables travel, folders stay
-            folder = os.path.join(place, "cells", os.path.basename(about["cells"]))
-            out.setdefault(method, []).append((about, cells_lib.Store(folder).read_all()))
+            about["context"]["checkpoint"] = os.path.relpath(own, workdir)  # tables travel, folders stay
+            folder = os.path.join(own, "cells", os.path.basename(about["cells"]))
+            held = cells_lib.Store(folder, about["evaluators"]).read_all()
+            out.setdefault(method, []).append(Member(about, held))
+    every = [m for pretrainings in out.values() for m in pretrainings]
+    for member in every:
+        check_alike({_name(m): m.about["judged_by"] for m in (every[0], member)})
+        for evaluator in {g[3] for g in member.cells} & set(member.about["evaluators"]):
+            other = next(m for m in every if any(g[3] == evaluator for g in m.cells))
+            check_alike({_name(m): {evaluator: m.about["evaluators"][evaluator]} for m in (other, member)})
     return out
 
 
-def groups(found: Mapping[str, list]) -> dict[Group, tuple[results.Context, list[Cells]]]:
+def _name(member: Member) -> str:
+    return member.about["context"]["checkpoint"]
+
+
+def read_member(workdir: str, method: str, seed: int) -> dict[str, Any] | None:
+    """What a finished pretraining says of itself; None where there is none.
+
+    Raises:
+      InputError: the file is damaged, or of a version that did not say how it was judged.
+    """
+    path = os.path.join(place(workdir, method, seed), MEMBER_FILE)
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as f:
+            about = json.load(f)
+        if not {"seed", "judged_by", "evaluators", "context", "cells"} <= about.keys():
+            raise ValueError("it lacks how the run was judged")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be used ({error}); remove it and run the same sweep again.") from error
+    return about
+
+
+def check_alike(judged: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses runs (by name) that were, or would be, judged differently."""
+    (first, one), *rest = judged.items()
+    for name, other in rest:
+        for key in one:
+            if one[key] != other.get(key):
+                raise InputError(
+                    f"{first} and {name} are judged differently ({key}: {one[key]!r} and {other.get(key)!r}), so they "
+                    "cannot be compared; judge all alike, or give a --workdir of their own to those that differ."
+                )
+
+
+def groups(found: Mapping[str, Sequence[Member]]) -> dict[Group, list[results.Pretraining]]:
     """Every group of cells with those of all its pretrainings, in the order of methods."""
-    out: dict[Group, tuple[results.Context, list[Cells]]] = {}
+    out: dict[Group, list[results.Pretraining]] = {}
     for pretrainings in found.values():
         for about, by_group in pretrainings:
             for group, cells in by_group.items():
-                out.setdefault(group, (results.Context(**about["context"]), []))[1].append(cells)
+                one = results.Pretraining(about["seed"], results.Context(**about["context"]), cells)
+                out.setdefault(group, []).append(one)
     return out
 
 
-def _means(pretrainings: list[Cells], label: str, metric: str) -> np.ndarray | None:
-    if not results.complete(pretrainings, label):
-        return None
-    return metrics.resampled_means(results.vectors(pretrainings, label, metric), seed=0)
+def _means(pretrainings: Sequence[Cells], label: str, metric: str, seeds: Iterable[int] | None = None):
+    """Resampled means over some label subsets, or all; None where there are none."""
+    seeds = results.complete(pretrainings, label) if seeds is None else list(seeds)
+    return metrics.resampled_means(results.vectors(pretrainings, label, metric, seeds), seed=0) if seeds else None
 
 
-def _labels(pretrainings: list[Cells]) -> list[str]:
+def _shared(ours: Sequence[Cells], theirs: Sequence[Cells], label: str) -> list[int]:
+    """Label subsets that both sides were judged with, the same tiles in all pretrainings."""
+    every = [*ours, *theirs]
+    return [s for s in results.complete(every, label) if len({cells[label, s].subset for cells in every}) == 1]
+
+
+def _cells(pretrainings: Sequence[results.Pretraining]) -> list[Cells]:
+    return [p.cells for p in pretrainings]
+
+
+def _labels(pretrainings: Sequence[Cells]) -> list[str]:
     return sorted({label for label, _ in pretrainings[0]}, key=results.label_order)
 
 
-def _main_metric(pretrainings: list[Cells]) -> str:
+def _main_metric(pretrainings: Sequence[Cells]) -> str:
     held = next(iter(pretrainings[0].values())).values
     return next(m for m in _MAIN if m in held)
 
 
-def differences(found: Mapping[Group, tuple[results.Context, list[Cells]]]) -> Iterator[dict[str, Any]]:
-    """FusionX-Net less every other method, on the same test tiles, resamples and label subsets.
+def differences(found: Measured) -> Iterator[dict[str, Any]]:
+    """FusionX-Net less every other method, on the same test tiles, resamples and label subsets: where one side was
+    judged with more subsets, those that both have.
 
     Networks trained on labels alone are compared with FusionX-Net's linear probe, everything else evaluator by
     evaluator.
     """
-    for group, (about, pretrainings) in found.items():
+    for group, of_method in found.items():
+        about, pretrainings = of_method[0].context, _cells(of_method)
         method, shown, task, evaluator = group
         against = "linear_probe" if evaluator == "scratch" else evaluator
-        own = found.get((REFERENCE, shown, task, against))
-        if method == REFERENCE or own is None:
+        own = _cells(found.get((REFERENCE, shown, task, against), ()))
+        if method == REFERENCE or not own:
             continue
         metric = _main_metric(pretrainings)
         for label in _labels(pretrainings):
-            ours, theirs = _means(own[1], label, metric), _means(pretrainings, label, metric)
-            if ours is None or theirs is None:
+            seeds = _shared(own, pretrainings, label)
+            if not seeds:
                 continue
+            ours, theirs = _means(own, label, metric, seeds), _means(pretrainings, label, metric, seeds)
             value, low, high = metrics.percentiles(ours - theirs)
             verdict = "wins" if low > 0 else "loses" if high < 0 else "ties"
             yield {
                 "dataset": about.dataset, "method": method, "modalities": shown, "task": task, "evaluator": evaluator,
                 "label": label, "metric": metric, "fusionx_minus_method": value, "ci_low": low, "ci_high": high,
-                "fusionx": verdict, "pretrainings": len(pretrainings), "fusionx_pretrainings": len(own[1]),
-                "simulated": about.simulated,
+                "fusionx": verdict, "label_subsets": len(seeds), "pretrainings": len(pretrainings),
+                "fusionx_pretrainings": len(own), "simulated": about.simulated,
             }  # fmt: skip
 
 
-def labels_needed(found: Mapping[Group, tuple[results.Context, list[Cells]]]) -> Iterator[dict[str, Any]]:
+def labels_needed(found: Measured) -> Iterator[dict[str, Any]]:
     """How many labels a method needs to match each network trained from scratch on all of them."""
-    targets = {g: v for g, v in found.items() if g[3] == "scratch" and any(label == "1" for label, _ in v[1][0])}
-    for (rival, shown, task, _), (_, rival_cells) in targets.items():
+    targets = {g: _cells(v) for g, v in found.items() if g[3] == "scratch" and "1" in _labels(_cells(v))}
+    for (rival, shown, task, _), rival_cells in targets.items():
         metric = _main_metric(rival_cells)
         target = _means(rival_cells, "1", metric)
-        for group, (about, pretrainings) in found.items():
+        for group, of_method in found.items():
+            about, pretrainings = of_method[0].context, _cells(of_method)
             if group[1:3] != (shown, task) or group[0] == rival:
                 continue
             labels = [x for x in _labels(pretrainings) if not x.endswith("shot")]
@@ -165,11 +251,11 @@ def labels_needed(found: Mapping[Group, tuple[results.Context, list[Cells]]]) ->
             }  # fmt: skip
 
 
-def cost(found: Mapping[str, list]) -> Iterator[dict[str, Any]]:
+def cost(found: Mapping[str, Sequence[Member]]) -> Iterator[dict[str, Any]]:
     """Parameters, FLOPs and speed of every method's pretraining, means over its seeds."""
     keys = ("parameters", "encoder_parameters", "flops_per_pair", "num_steps", "batch_size", "learning_rate")
     for method, pretrainings in found.items():
-        first = pretrainings[0][0]
+        first = pretrainings[0].about
         rates = [a["pairs_per_s"] for a, _ in pretrainings if a["pairs_per_s"]]
         yield {
             "method": method, "pretrainings": len(pretrainings), **{k: first[k] for k in keys},
@@ -177,11 +263,11 @@ def cost(found: Mapping[str, list]) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def write_tables(workdir: str) -> dict[str, list[tuple[dict[str, Any], dict[Group, Cells]]]]:
+def write_tables(workdir: str) -> dict[str, list[Member]]:
     """results.csv, differences.csv, labels_needed.csv and methods.csv of a comparison; returns its `members`."""
     found = members(workdir)
     grouped = groups(found)
-    rows = [row for group, (about, cells) in grouped.items() for row in results.from_cells(group, cells, about)]
+    rows = [row for group, pretrainings in grouped.items() for row in results.from_cells(group, pretrainings)]
     results.write(os.path.join(workdir, results.FILE_NAME), rows)
     for name, table in (
         ("differences.csv", differences(grouped)),

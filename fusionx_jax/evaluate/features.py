@@ -130,7 +130,7 @@ def extract(
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return dict(stored)
-        except (OSError, ValueError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
             progress.logger.warning("The cached features %s are damaged and will be computed again.", path)
     size = prepared.size(split)
     own = np.arange(size)

@@ -62,33 +62,41 @@ class Context(NamedTuple):
     config_hash: str
 
 
+class Pretraining(NamedTuple):
+    """One group's cells by (label, seed) of the weights of one pretraining seed, and what rows say of them."""
+
+    seed: int
+    context: Context
+    cells: Mapping[tuple[str, int], Cell]
+
+
 def complete(pretrainings: Sequence[Mapping[tuple[str, int], Cell]], label: str) -> list[int]:
     """The label subsets' seeds that every pretraining has been judged with."""
     seeds = [{seed for name, seed in cells if name == label} for cells in pretrainings]
     return sorted(set.intersection(*seeds)) if seeds else []
 
 
-def vectors(pretrainings: Sequence[Mapping[tuple[str, int], Cell]], label: str, metric: str) -> np.ndarray:
+def vectors(
+    pretrainings: Sequence[Mapping[tuple[str, int], Cell]], label: str, metric: str, seeds: Sequence[int]
+) -> np.ndarray:
     """Measurements [pretrainings, seeds, 1 + resamples] of one group of cells."""
-    seeds = complete(pretrainings, label)
     return np.stack([[cells[label, seed].values[metric] for seed in seeds] for cells in pretrainings])
 
 
-def from_cells(
-    group: tuple[str, str, str, str], pretrainings: Sequence[Mapping[tuple[str, int], Cell]], context: Context
-) -> Iterator[Row]:
-    """Rows of one group (method, modalities, task, evaluator) of cells by (label, seed), one mapping a pretraining:
-    every label subset or every pretraining, then the mean over all seeds, with per-class results."""
+def from_cells(group: tuple[str, str, str, str], pretrainings: Sequence[Pretraining]) -> Iterator[Row]:
+    """Rows of one group (method, modalities, task, evaluator): every label subset or every pretraining, then the mean
+    over all seeds, with per-class results."""
     method, shown, task, evaluator = group
-    for label in dict.fromkeys(name for name, _ in pretrainings[0]):
-        seeds = complete(pretrainings, label)
+    held, context = [p.cells for p in pretrainings], pretrainings[0].context
+    for label in dict.fromkeys(name for name, _ in held[0]):
+        seeds = complete(held, label)
         if not seeds:
             continue
-        cells = [[by[label, seed] for seed in seeds] for by in pretrainings]
+        cells = [[by[label, seed] for seed in seeds] for by in held]
         absent = [set(split_names(c.absent)) for c in cells[0]]
         counts = [c.num_labels for c in cells[0]]
 
-        def row(metric, seed, values, facts, own, label=label, counts=counts):
+        def row(metric, seed, values, facts, own, of=pretrainings, label=label, counts=counts):
             means = metrics.resampled_means(values, seed=0)
             return Row(
                 dataset=context.dataset,
@@ -110,19 +118,19 @@ def from_cells(
                 absent_classes=join_names(sorted(set().union(*own))),
                 unscored_classes=context.unscored.get(task, ""),
                 simulated=context.simulated,
-                checkpoint=context.checkpoint,
-                config_hash=context.config_hash,
+                checkpoint=join_names(dict.fromkeys(p.context.checkpoint for p in of)),
+                config_hash=join_names(dict.fromkeys(p.context.config_hash for p in of)),
             )
 
         for metric in cells[0][0].values:
-            values = vectors(pretrainings, label, metric)
+            values = vectors(held, label, metric, seeds)
             if "/" not in metric:
                 if len(pretrainings) == 1:
                     for i, seed in enumerate(seeds):
                         yield row(metric, str(seed), values[:, i : i + 1], cells[0][i : i + 1], absent[i : i + 1])
                 else:
-                    for i in range(len(pretrainings)):
-                        yield row(metric, f"pretraining {i}", values[i : i + 1], cells[i], absent)
+                    for i, one in enumerate(pretrainings):
+                        yield row(metric, f"pretraining {one.seed}", values[i : i + 1], cells[i], absent, [one])
             yield row(metric, ALL_SEEDS, values, [c for own in cells for c in own], absent)
 
 

@@ -97,7 +97,9 @@ def prepare_setting(workdir: str, dataset: str, overrides: list[str], judged_by:
         if name in prepared.contract.modalities:
             m = prepared.contract.modalities[name]
             preprocess.check_patch((m.height, m.width), config.model.patch_size, dataset)
-    trained = {k: v for k, v in saved.config.items() if k not in ("evaluate", "label_fractions", "dataset", "method")}
+    # What the command line changes counts too: another seed has another untrained floor, another dtype other numbers.
+    free = ("evaluate", "label_fractions", "dataset", "method")
+    trained = {k: v for k, v in config_lib.to_json(config).items() if k not in free}
     return Setting(config, workdir, saved, prepared, model, _digest(trained))
 
 
@@ -199,8 +201,9 @@ def label_subsets(setting: Setting, labels: Labels) -> list[dict[str, np.ndarray
     """Each seed's nested subsets; read from id files where they exist, else drawn and written."""
     e, fractions = setting.config.evaluate, setting.config.label_fractions
     names = [f"{f:g}" for f in fractions] + [f"{k}-shot" for k in e.shots]
-    # The same name may have been prepared anew with other tiles: subsets belong to one preparation.
-    version = f"{setting.prepared.contract.name}-{features.contract_hash(setting.prepared)[:8]}"
+    # The same name may have been prepared anew with other tiles, and what is nested depends on all that is asked for.
+    drawn_from = [features.contract_hash(setting.prepared), names]
+    version = f"{setting.prepared.contract.name}-{_digest(drawn_from)[:8]}"
     folder = os.path.join(setting.workdir, "subsets", version, labels.name)
     out = []
     for seed in range(e.seeds):
@@ -270,10 +273,23 @@ class Judge:
             protocol += f"; statistics of the {e.statistics}"
         if e.score_split != "test":
             protocol += f"; scored on {e.score_split}"
+        if e.score_split == "val" and group[3] in CHOOSE_ON_VALIDATION:
+            protocol += ", the tiles it was chosen on: too good"
         values, counts = self.measure(scores)
+        absent = _absent(self.labels, members)
         return cells_lib.Cell(
-            *group, label, seed, len(members), _absent(self.labels, members), chosen, protocol, values, counts
+            *group, label, seed, len(members), absent, chosen, protocol, values, counts, subsets.digest(members)
         )
+
+    def have(self, cells: dict[tuple[str, int], cells_lib.Cell]) -> dict[tuple[str, int], cells_lib.Cell]:
+        """Those of the cells that were measured with the subsets drawn here."""
+        return {
+            (label, seed): c
+            for (label, seed), c in cells.items()
+            if seed < len(self.drawn)
+            and label in self.drawn[seed]
+            and c.subset == subsets.digest(self.drawn[seed][label])
+        }
 
     def seeds(self, label: str, most: int | None = None) -> list[int]:
         """The label subsets to judge: with all labels they are one and the same."""
@@ -426,6 +442,7 @@ def _cover_cells(judge: Judge, group, source: Source, wanted: list[tuple[str, in
 
 _SCENES, _PIXELS = ("multi", "single"), ("pixel",)
 EACH = "linear_probe_each"
+CHOOSE_ON_VALIDATION = ("linear_probe_validation", "finetune", "scratch")
 EVALUATORS = {
     "linear_probe": (_SCENES, _probe_cells),
     EACH: (_SCENES, _probe_cells),
@@ -591,25 +608,41 @@ def check(config: ConfigDict) -> None:
             f"evaluate.seeds is {e.seeds} and evaluate.cv_folds {e.cv_folds}; at least 1 seed, 2 folds, one label "
             "fraction or number of shots, and one regularisation strength are needed."
         )
+    if not any(set(shown.split("+")) <= set(config.modalities) for shown in e.modalities):
+        raise InputError(
+            f"evaluate.modalities is {', '.join(e.modalities)}, but the network reads {', '.join(config.modalities)}."
+        )
+
+
+_OWN = {"knn": "knn", "finetune": "finetune", "scratch": "supervised"}
+_OWN |= {"segment_linear": "segmentation", "segment_decoder": "segmentation"}
+
+
+def judged_by(config: ConfigDict) -> dict[str, Any]:
+    """The settings that touch every cell's numbers; what only says which cells there are is not among them."""
+    free = ("evaluators", "floors", "modalities", "tasks", "single_sensor_tasks", "seeds", "shots", "zero_fill")
+    free += ("selection", *_OWN.values())
+    return {k: v for k, v in config_lib.to_json(config)["evaluate"].items() if k not in free}
+
+
+def evaluator_settings(config: ConfigDict) -> dict[str, str]:
+    """By evaluator, a word for the settings that touch its cells alone."""
+    e = config_lib.to_json(config)["evaluate"]
+    return {x: _digest({k: v for k, v in e[key].items() if k not in ("seeds", "tasks")}) for x, key in _OWN.items()}
 
 
 def cell_store(setting: Setting) -> cells_lib.Store:
-    """Where this evaluation's cells are: a folder named after everything that touches their numbers."""
-    e = config_lib.to_json(setting.config)["evaluate"]
-    own = {"knn": "knn", "finetune": "finetune", "scratch": "supervised"}
-    own |= {"segment_linear": "segmentation", "segment_decoder": "segmentation"}
-    settings = {x: _digest({k: v for k, v in e[key].items() if k not in ("seeds", "tasks")}) for x, key in own.items()}
-    free = ("evaluators", "floors", "modalities", "tasks", "single_sensor_tasks", "seeds", "shots", "zero_fill")
-    free += ("selection", *own.values())
+    """Where this evaluation's cells are: a folder named after everything that touches their numbers but the labelled
+    tiles, which each cell names itself."""
     identity = [
         features.contract_hash(setting.prepared),
         setting.config_hash,
         setting.saved.step,
         config_lib.to_json(setting.config)["label_fractions"],
-        {k: v for k, v in e.items() if k not in free},
+        judged_by(setting.config),
     ]
     name = f"{setting.prepared.contract.name}-{_digest(identity)}"
-    return cells_lib.Store(os.path.join(setting.workdir, "cells", name), settings)
+    return cells_lib.Store(os.path.join(setting.workdir, "cells", name), evaluator_settings(setting.config))
 
 
 def _digest(value: Any) -> str:
@@ -643,7 +676,7 @@ def measure(setting: Setting) -> dict[tuple[str, str, str, str], dict[tuple[str,
     total = sum(len(w.wanted) for w in work)
     with progress.Progress(total, "cells", "cell") as bar:
         for w in work:
-            have = store.read(w.group)
+            have = w.judge.have(store.read(w.group))
             missing = [key for key in w.wanted if key not in have]
             bar.advance(len(w.wanted) - len(missing))
             if missing:
@@ -652,7 +685,7 @@ def measure(setting: Setting) -> dict[tuple[str, str, str, str], dict[tuple[str,
                 for cells in EVALUATORS[w.group[3]][1](w.judge, w.group, known[1][w.group[0]], missing):
                     store.add(cells)
                     bar.advance(len(cells))
-                have = store.read(w.group)
+                have = w.judge.have(store.read(w.group))
             found[w.group] = {key: have[key] for key in w.wanted}
     return found
 
@@ -689,7 +722,7 @@ def evaluate(setting: Setting) -> str:
     rows = []
     for group, cells in found.items():
         own = about if group[0] == setting.method else about._replace(checkpoint="")
-        rows += results.from_cells(group, [cells], own)
+        rows += results.from_cells(group, [results.Pretraining(setting.config.seed, own, cells)])
     path = os.path.join(setting.workdir, results.FILE_NAME)
     kept = [r for r in results.read(path) if r.dataset != setting.prepared.contract.name]
     results.write(path, kept + rows)
@@ -716,7 +749,8 @@ def summary(rows: list[results.Row]) -> str:
         for key in dict.fromkeys((r.method, r.modalities, r.evaluator) for r in chosen):
             of = {r.label: r for r in chosen if (r.method, r.modalities, r.evaluator) == key}
             cells = [f"{of[x].value:.3f} [{of[x].ci_low:.3f}, {of[x].ci_high:.3f}]" if x in of else "-" for x in labels]
-            kind = "" if key[2] in ("linear_probe", "scratch") else f"  ({key[2]})"
+            plain = key[2] == "linear_probe" or (key[2] == "scratch" and key[0].startswith("supervised"))
+            kind = "" if plain else f"  ({key[2]})"
             lines.append(f"  {key[0]:16} {key[1]:6} {'  '.join(cells)}{kind}")
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ Stratification of multi-label data follows Sechidis, Tsoumakas & Vlahavas, "On t
 larger one, so subsets of one seed are nested.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 
@@ -117,6 +118,11 @@ def draw(
     """All subsets of one seed by label: "0.1" for a share of the labels, "5-shot" for five of each class."""
     out = {f"{f:g}": positions for f, positions in nested_subsets(labels, fractions, seed).items()} if fractions else {}
     return out | {f"{k}-shot": positions for k, positions in k_shot(labels, shots, seed).items()}
+
+
+def digest(positions: Int[np.ndarray, "_count"]) -> str:
+    """A word for which examples these are."""
+    return hashlib.sha256(np.sort(positions).astype("<i8").tobytes()).hexdigest()[:12]
 
 
 def file_name(label: str, seed: int) -> str:

@@ -3,7 +3,7 @@
 import csv
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 
 from fusionx_jax import checkpoint, preprocess, tiles
 from fusionx_jax import config as config_lib
+from fusionx_jax.contract import InputError
 from fusionx_jax.evaluate import compare, features, results, run
 from fusionx_jax.models import build
 from fusionx_jax.report import figures, page, style
@@ -26,6 +27,8 @@ def make(workdir: str) -> str:
     """
     settings = compare.read_settings(workdir)
     found = compare.write_tables(workdir)
+    if not found:
+        raise InputError(f"No run of the comparison in {workdir} has finished; run its command again, then report.")
     prepared = tiles.open_sets(settings["dataset"])
     contract = prepared.contract
     directory = os.path.join(workdir, "figures")
@@ -49,7 +52,7 @@ def make(workdir: str) -> str:
         tasks.append(
             {
                 "heading": f"Few labels: {page.TASK_NAMES[contract.tasks[task].kind]} ({task})",
-                "figure": style.embed(figure),
+                "figure": style.embed(figure) if figure else None,
                 "caption": "Lines: mean over pretraining seeds and label subsets. Bands: 95 % bootstrap intervals over "
                 "test tiles, pretraining seeds and label subsets.",
                 "tables": tables,
@@ -57,7 +60,7 @@ def make(workdir: str) -> str:
             }
         )
     pictures = _pictures(workdir, found, prepared, directory)
-    seeds = {len(v) for m, v in found.items() if "/" not in m}
+    seeds = {len(v) for v in found.values()}
     html = style.render(
         "comparison.html",
         title=f"Methods compared on {contract.name}",
@@ -263,6 +266,11 @@ def _network(place: str, prepared: tiles.Readable) -> _Network:
     return _Network(config, saved, model, params, normaliser)
 
 
+def _first(workdir: str, found: Mapping[str, Sequence[compare.Member]], method: str) -> str:
+    """The workdir of a method's first finished pretraining."""
+    return compare.place(workdir, method, found[method][0].about["seed"])
+
+
 def _pictures(workdir, found, prepared, directory) -> list[dict[str, str]]:
     """Features, confusions and reconstructions of the first pretraining, as far as they can be had."""
     out = []
@@ -271,7 +279,7 @@ def _pictures(workdir, found, prepared, directory) -> list[dict[str, str]]:
         out += _class_pictures(workdir, found, prepared, task, directory)
     if compare.REFERENCE not in found:
         return out
-    network = _network(os.path.join(workdir, compare.REFERENCE, "seed0"), prepared)
+    network = _network(_first(workdir, found, compare.REFERENCE), prepared)
     weights = {m: network.saved.contract.modalities[m] for m in network.config.modalities}
     rebuilt = figures.reconstructions(
         network.model, network.params, network.normaliser, prepared, weights, network.config.masking,
@@ -299,11 +307,11 @@ def _class_pictures(workdir, found, prepared, task, directory) -> list[dict[str,
     size = prepared.size("test")
     index = tiles.spread(size, _EMBEDDED)
     for method in methods:
-        cells = found[method][0][1].get((method, shown, task, "linear_probe"), {})
+        cells = found[method][0].cells.get((method, shown, task, "linear_probe"), {})
         cell = cells.get(("1", 0))
         if cell is not None and cell.confusion:
             counts[method] = np.array(cell.confusion)
-        place = os.path.join(workdir, method, "seed0")
+        place = _first(workdir, found, method)
         network = _network(place, prepared)
         encoder = features.Encoder(network.model, {"encoder": network.params["encoder"]}, network.normaliser)
         pools = features.extract(

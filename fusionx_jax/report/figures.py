@@ -18,12 +18,15 @@ from fusionx_jax.report import style
 
 def label_efficiency(
     rows: Sequence[results.Row], metric: str, directory: str, name: str, panels: Sequence[str] | None = None
-) -> str:
-    """Metric against label fraction, one panel per set of modalities shown, 95 % intervals as bands."""
+) -> str | None:
+    """Metric against label fraction, one panel per set of modalities shown, 95 % intervals as bands; None without
+    rows."""
     plt = style.pyplot()
     chosen = [r for r in rows if r.metric == metric and r.seed == results.ALL_SEEDS and not r.label.endswith("shot")]
     panels = panels or sorted({r.modalities for r in chosen}, key=lambda m: (-m.count("+"), m))
     chosen = [r for r in chosen if r.modalities in panels]
+    if not chosen:
+        return None
     lines = style.lines_of(chosen)
     figure, axes = plt.subplots(
         1, len(panels), figsize=(max(7.0, 4.6 + 2.9 * (len(panels) - 1)), 3.4 + 0.12 * len(lines)), sharey=True,

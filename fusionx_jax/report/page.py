@@ -90,12 +90,14 @@ def class_table(rows: Sequence[results.Row], kind: str = "ap") -> dict[str, Any]
     chosen = [r for r in chosen if r.label == full]
     order = style.in_order(r.method for r in chosen)
     columns = sorted(
-        {(r.method, r.modalities) for r in chosen}, key=lambda c: (order.index(c[0]), -c[1].count("+"), c[1])
+        {(r.method, r.evaluator, r.modalities) for r in chosen},
+        key=lambda c: (order.index(c[0]), list(style.EVALUATORS).index(c[1]), -c[2].count("+"), c[2]),
     )
+    of_scratch = {c[0] for c in columns if c[1] == "scratch"} & {c[0] for c in columns if c[1] != "scratch"}
     names = [m.removeprefix(f"{kind}/") for m in dict.fromkeys(r.metric for r in chosen)]
-    value = {(r.method, r.modalities, r.metric): r.value for r in chosen}
+    value = {(r.method, r.evaluator, r.modalities, r.metric): r.value for r in chosen}
     unscored = {c for r in chosen for c in results.split_names(r.unscored_classes)}
-    half = {(r.method, r.modalities, r.metric): (r.ci_high - r.ci_low) / 2 for r in chosen}
+    half = {(r.method, r.evaluator, r.modalities, r.metric): (r.ci_high - r.ci_low) / 2 for r in chosen}
     lines = []
     for name in names:
         cells = [value.get((*c, f"{kind}/{name}"), float("nan")) for c in columns]
@@ -109,7 +111,10 @@ def class_table(rows: Sequence[results.Row], kind: str = "ap") -> dict[str, Any]
     return {
         "text": f"{what} (× 100) with {results.label_name(full)} of the labels. Classes that one sensor alone cannot "
         "tell from another score low there and rise when both are shown.",
-        "columns": [f"{style.look(m).short} {s.upper()}" for m, s in columns],
+        "columns": [
+            f"{style.look(m).short}{' scratch' * (e == 'scratch' and m in of_scratch)} {s.upper()}"
+            for m, e, s in columns
+        ],
         "rows": lines,
     }
 
@@ -169,7 +174,7 @@ def make(workdir: str) -> str:
         tasks.append(
             {
                 "heading": f"Few labels: {TASK_NAMES[kind]} ({task})",
-                "figure": style.embed(figure),
+                "figure": style.embed(figure) if figure else None,
                 "alt": f"{style.METRIC_NAMES[main]} against the share of labels for each method",
                 "caption": "Lines: mean over label subsets. Bands: 95 % bootstrap intervals over test examples and "
                 "subsets. At 100 % all subsets are one and the same.",
@@ -211,7 +216,7 @@ def make(workdir: str) -> str:
     distribution = survey_page.class_distribution([contract], directory)
     html = style.render(
         "run.html",
-        title=f"FusionX-Net on {contract.name}",
+        title=f"{style.look(config.get('method', 'fusionx')).name} on {contract.name}",
         subtitle=f"{config.model.size} network, {config.masking} masking, step {saved.step}; "
         f"{', '.join(f'{contract.splits[s]} {s}' for s in _SPLITS if s in contract.splits)} tiles of "
         + ", ".join(f"{n} ({m.level}, {len(m.bands)} bands)" for n, m in contract.modalities.items()),

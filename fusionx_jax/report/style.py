@@ -42,7 +42,7 @@ EVALUATORS = {
     "linear_probe_validation": "linear probe, strength chosen on validation labels",
     "knn": "kNN",
     "finetune": "fine-tuned",
-    "scratch": "",
+    "scratch": "from scratch, labels only",
     "ridge_cover": "ridge regression of class shares",
     "segment_linear": "linear head",
     "segment_decoder": "light decoder",
@@ -60,6 +60,8 @@ def look(method: str) -> Look:
 def line_name(method: str, evaluator: str) -> str:
     """What a line of a figure or table is called."""
     how = EVALUATORS.get(evaluator, evaluator)
+    if evaluator == "scratch" and method.startswith("supervised"):
+        how = ""  # their names say it
     return look(method).name + (f" ({how})" if how else "")
 
 

@@ -125,7 +125,7 @@ def test_data_that_do_not_match_the_weights_are_refused(trained, simulated, tmp_
     [
         ("--config.evaluate.pooling=sum", "mean, mean_std, class"),
         ("--config.evaluate.tasks=('depth',)", "no task of depth"),
-        ("--config.evaluate.modalities=('s9',)", "share only s1, s2"),
+        ("--config.evaluate.modalities=('s9',)", "the network reads s1, s2"),
         ("--config.evaluate.floors=('magic',)", "magic"),
         ("--config.evaluate.selection=('luck',)", "luck"),
         ("--config.label_fractions=(2.0,)", "fractions lie above 0"),
