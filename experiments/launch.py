@@ -2,7 +2,8 @@
 
 TARGET is `local` (processes on this machine), `slurm`, `jobset` (Kubernetes), `skypilot` or `tpu` (queued resources).
 Job files are written to WORKDIR/launch, plain and reviewable, then submitted with the scheduler's own tool; `--dry_run`
-stops before that. The same command again attaches to a job that is there, or goes on from the newest checkpoint.
+stops before that. The same command again finds the job that is there (a second local run in a workdir is refused), or
+goes on from the newest checkpoint.
 """
 
 import argparse
@@ -44,6 +45,12 @@ def main(argv: list[str]) -> int:
     machines.add_argument("--on_demand", action="store_true", help="SkyPilot, TPU: not preemptible")
     machines.add_argument("--source", default="", metavar="DIR", help="checkout there (this one; /workspace in images)")
     machines.add_argument("--python", default="", help="interpreter there (this one; `python` in images and clouds)")
+    machines.add_argument(
+        "--volume",
+        default="",
+        metavar="SOURCE:PATH",
+        help="jobset, skypilot, tpu: storage with the workdir (a claim, a bucket), mounted at PATH",
+    )
     machines.add_argument("--image", default="", help="Kubernetes: image with this checkout")
     machines.add_argument(
         "--time", default="24:00:00", help="Slurm: limit; the job requeues itself before it (24:00:00)"
@@ -64,6 +71,11 @@ def main(argv: list[str]) -> int:
         raise InputError(f"{', '.join(few)} must be at least 1.")
     if args.command == "pretrain" and not args.config:
         raise InputError("--command=pretrain needs --config=FILE.")
+    if args.accelerator == "gpu" and args.devices_per_node % args.processes_per_node:
+        raise InputError(
+            f"--devices_per_node={args.devices_per_node} GPUs cannot be shared evenly by "
+            f"--processes_per_node={args.processes_per_node}."
+        )
     workdir = os.path.abspath(args.workdir)
     commands = points(args, overrides, workdir)
     if args.command == "evaluate" and args.nodes * args.processes_per_node > 1:
@@ -73,13 +85,14 @@ def main(argv: list[str]) -> int:
     folder = os.path.join(workdir, "launch")
     here = args.target in ("local", "slurm")  # the scheduler's machines see the same files
     source = args.source or ("/workspace" if args.target == "jobset" else _CHECKOUT)
+    python = sys.executable if here else "python3" if args.target == "tpu" else "python"
     job = render.Job(
         name=args.name or job_name(workdir), commands=tuple(tuple(c) for c in commands), folder=folder,
-        source=source, python=args.python or (sys.executable if here else "python"),
+        source=source, python=args.python or python,
         accelerator="tpu" if args.target == "tpu" else args.accelerator, nodes=args.nodes,
         processes_per_node=args.processes_per_node, devices_per_node=args.devices_per_node, cpus=args.cpus,
         time=args.time, partition=args.partition, account=args.account, at_once=args.at_once, image=args.image,
-        topology=args.topology, kind=args.kind, zone=args.zone, spot=not args.on_demand,
+        topology=args.topology, kind=args.kind, zone=args.zone, spot=not args.on_demand, volume=args.volume,
     )  # fmt: skip
     if args.target == "local":
         if args.nodes > 1:

@@ -5,6 +5,7 @@ Slurm: sbatch(1), srun(1). Kubernetes: JobSet, jobset.x-k8s.io/v1alpha2 (jobset.
 """
 
 import dataclasses
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 
@@ -24,6 +25,7 @@ class Job:
       accelerator: "cpu", "gpu" or "tpu".
       nodes, processes_per_node, devices_per_node: machines, processes on each, GPUs on each.
       folder: where the rendered file and the scheduler's output go.
+      volume: SOURCE:PATH, storage that outlives the machines, for targets where nothing else is shared.
       source: checkout that the job runs in; `python`: its interpreter.
     """
 
@@ -46,6 +48,7 @@ class Job:
     kind: str = "H100"
     zone: str = ""
     spot: bool = True
+    volume: str = ""
 
     @property
     def processes(self) -> int:
@@ -91,13 +94,15 @@ def slurm(job: Job) -> str:
         "partition": job.partition or None,
         "account": job.account or None,
         "array": f"0-{len(job.commands) - 1}%{job.at_once}" if len(job.commands) > 1 else None,
-        "signal": f"TERM@{clusters.WARNING_S}",
+        "signal": f"B:USR1@{clusters.WARNING_S}",
         "output": f"{job.folder}/slurm-%A_%a.out" if len(job.commands) > 1 else f"{job.folder}/slurm-%j.out",
         "open-mode": "append",
         "requeue": "",
     }
     head = [f"#SBATCH --{k}={v}" if v != "" else f"#SBATCH --{k}" for k, v in options.items() if v is not None]
     several = ["--distributed", f"--heartbeat_timeout={clusters.HEARTBEAT_S}"] if job.processes > 1 else []
+    if several and gpus:
+        several.append(f"--devices_per_process={gpus // job.processes_per_node}")
     cases = [f"  {i}) command=({_line(job.python, c, *several)}) ;;" for i, c in enumerate(job.commands)]
     return "\n".join(
         [
@@ -106,16 +111,19 @@ def slurm(job: Job) -> str:
             "",
             f"cd {shlex.quote(job.source)}",
             *(f"export {k}={shlex.quote(v)}" for k, v in job.variables.items()),
+            'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # srun does not take it over (since 22.05)',
             'case "${SLURM_ARRAY_TASK_ID:-0}" in',
             *cases,
             "esac",
             "",
-            "# The script itself outlives the warning, to hand the job back once its processes have saved and left.",
+            "# Warned that time runs out: the processes save and leave (143), and the job is handed back to go on from",
+            "# there. A job that is cancelled gets no such warning; one that is preempted Slurm hands back itself.",
+            "warned=0",
+            """trap 'warned=1; scancel --signal=TERM "$SLURM_JOB_ID.0"' USR1""",
             "trap '' TERM",
-            'srun --kill-on-bad-exit=1 --wait=60 "${command[@]}"',
-            "status=$?",
-            "# 143: stopped by SIGTERM after a checkpoint. The same job goes on from there.",
-            'if [ "$status" -eq 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
+            'srun --kill-on-bad-exit=1 --wait=60 "${command[@]}" &',
+            'while wait "$!"; status=$?; [ "$status" -eq 138 ]; do :; done  # 138: USR1 came',
+            'if [ "$warned" -eq 1 ] && [ "$status" -eq 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
             'exit "$status"',
             "",
         ]
@@ -126,13 +134,14 @@ def jobset(job: Job) -> str:
     """A JobSet: an indexed job a sweep point, restarted whole when a pod fails."""
     if not job.image:
         raise InputError("Kubernetes runs images: give --image, one with this checkout and its requirements.")
+    claim, path = volume(job, "--volume=CLAIM:PATH, a persistent volume claim that all pods can write to")
     resources: dict[str, object] = {"cpu": str(job.cpus)}
     selector = {}
     if job.accelerator == "gpu":
         resources["nvidia.com/gpu"] = str(job.devices_per_node)
     if job.accelerator == "tpu":
         generation, topology, _ = tpu_slice(job.topology)
-        resources["google.com/tpu"] = str(clusters.TPU[generation]["chips"])
+        resources["google.com/tpu"] = str(min(clusters.TPU[generation]["chips"], _chips(topology)))
         selector = {
             "cloud.google.com/gke-tpu-accelerator": clusters.TPU[generation]["gke"],
             "cloud.google.com/gke-tpu-topology": topology,
@@ -157,12 +166,14 @@ def jobset(job: Job) -> str:
             "command": [job.python, "-m", *command, *more],
             "env": [{"name": k, "value": v} for k, v in job.variables.items()],
             "resources": {"limits": resources},
+            "volumeMounts": [{"name": "runs", "mountPath": path}],
         }
         pod = {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": clusters.WARNING_S,
             **({"nodeSelector": selector} if selector else {}),
             "containers": [container],
+            "volumes": [{"name": "runs", "persistentVolumeClaim": {"claimName": claim}}],
         }
         replicated.append(
             {
@@ -191,6 +202,7 @@ def jobset(job: Job) -> str:
 
 def skypilot(job: Job) -> str:
     """A SkyPilot task; a sweep becomes one after the other on the same machines."""
+    bucket, path = volume(job, "--volume=BUCKET:PATH, e.g. s3://mine:/runs or gs://mine:/runs")
     several = []
     if job.nodes > 1:
         several = [
@@ -213,6 +225,7 @@ def skypilot(job: Job) -> str:
         "num_nodes": job.nodes,
         "resources": {**resources, "use_spot": job.spot, "job_recovery": {"strategy": "FAILOVER"}},
         "workdir": job.source,
+        "file_mounts": {path: {"source": bucket, "mode": "MOUNT"}},
         "envs": dict(job.variables),
         "setup": f"pip install -e '.{extra}'\n",
         "run": "set -e\n" + "\n".join(runs) + "\n",
@@ -225,10 +238,16 @@ def tpu(job: Job) -> str:
     if not job.zone:
         raise InputError("A TPU lives in a zone: give --zone, e.g. --zone=us-central2-b.")
     generation, _, hosts = tpu_slice(job.topology)
+    bucket, path = volume(job, "--volume=gs://BUCKET:PATH, mounted by gcsfuse on every host")
     variables = " ".join(f"{k}={shlex.quote(v)}" for k, v in job.variables.items())
     several = ["--distributed"] if hosts > 1 else []
     run = " && ".join(_line(job.python, c, *several) for c in job.commands)
-    remote = f"cd {shlex.quote(job.source)} && export {variables} && {run}"
+    mount = f"sudo mkdir -p {path} && sudo chmod 777 {path}"
+    mount += f" && (mountpoint -q {path} || gcsfuse --implicit-dirs {shlex.quote(bucket.removeprefix('gs://'))} {path})"
+    packed = f"{job.name}.tgz"
+    install = f"mkdir -p {job.name} && tar -xzf {packed} -C {job.name} && cd {job.name}"
+    install += f" && {job.python} -m pip install --quiet -e '.[tpu,input]'"
+    remote = f"{mount} && {install} && export {variables} && {run}"
     return "\n".join(
         [
             "#!/bin/bash",
@@ -238,17 +257,45 @@ def tpu(job: Job) -> str:
             "describe() {",
             '  gcloud compute tpus queued-resources describe "$name" --zone="$zone" --format="value(state.state)"',
             "}",
-            "if ! state=$(describe 2>/dev/null); then",
+            "state=$(describe 2>/dev/null) || state=NONE",
+            'if [ "$state" = SUSPENDED ] || [ "$state" = FAILED ]; then  # preempted: it never comes back by itself',
+            '  gcloud compute tpus queued-resources delete "$name" --zone="$zone" --force --quiet',
+            "  state=NONE",
+            "fi",
+            'if [ "$state" = NONE ]; then',
             '  gcloud compute tpus queued-resources create "$name" --node-id="$name" --zone="$zone" \\',
             f"    --accelerator-type={_tpu_type(job.topology)} --runtime-version={clusters.TPU[generation]['runtime']}"
             + (" --spot" if job.spot else ""),
             "fi",
-            'until [ "$(describe)" = ACTIVE ]; do echo "$(date) $(describe)"; sleep 30; done',
+            'until state=$(describe) && [ "$state" = ACTIVE ]; do',
+            '  case "$state" in SUSPENDED|FAILED) echo "$name is $state; run this again." >&2; exit 1 ;; esac',
+            '  echo "$(date) $state"; sleep 30',
+            "done",
+            f"tar -C {shlex.quote(job.source)} --exclude=./.git --exclude='./.venv*' --exclude=./runs "
+            f"-czf {shlex.quote(job.folder + '/' + packed)} .",
+            f'gcloud compute tpus tpu-vm scp {shlex.quote(job.folder + "/" + packed)} "$name": \\',
+            '  --zone="$zone" --worker=all',
             'gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all \\',
             f"  --command={shlex.quote(remote)}",
             "",
         ]
     )
+
+
+def volume(job: Job, how: str) -> tuple[str, str]:
+    """What is mounted, and where: machines that come and go keep nothing, and share nothing else.
+
+    Raises:
+      InputError: the job has none, or its workdir lies elsewhere.
+    """
+    source, _, path = job.volume.rpartition(":")
+    folder = os.path.normpath(job.folder)
+    if not source or not os.path.isabs(path) or os.path.commonpath([folder, path]) != os.path.normpath(path):
+        raise InputError(
+            f"The workdir must lie on storage that outlives the machines: give {how}, with the workdir inside PATH "
+            f"(--volume is {job.volume!r}, the job's folder {folder})."
+        )
+    return source, path
 
 
 def tpu_slice(topology: str) -> tuple[str, str, int]:

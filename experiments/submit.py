@@ -32,7 +32,10 @@ def submit(target: str, job: Job, path: str) -> int:
         number = _ask(["sbatch", "--parsable", path]).strip()
         print(f"Submitted {number} ({job.name}); its output: {job.folder}/slurm-*.out")
     elif target == "jobset":
-        # apply is idempotent: a JobSet of this name that is alike is left alone.
+        # apply is idempotent: a JobSet of this name that is alike is left alone, also one that has ended.
+        state = "jsonpath={.status.terminalState}"
+        if _ask(["kubectl", "get", "jobset", job.name, "--ignore-not-found", "-o", state]).strip():
+            print(_ask(["kubectl", "delete", "jobset", job.name]), end="")
         print(_ask(["kubectl", "apply", "-f", path]), end="")
     elif target == "skypilot":
         there = _ask(["sky", "jobs", "queue", "--skip-finished"])

@@ -261,19 +261,25 @@ def of_modality(
     )
 
 
-def assumed(names: Sequence[str], tile_size: int, pairs: int = 0) -> Contract:
-    """The contract of a set that is not at hand: square tiles of known sensors, with no statistics.
+def assumed(
+    names: Sequence[str], tile_size: int, pairs: int = 0, groups: Mapping[str, Sequence[str]] | None = None
+) -> Contract:
+    """The contract of a set that is not at hand: square tiles of known sensors, or of `groups` of their bands (each
+    gives its sensor, then its bands), with no statistics.
 
     Raises:
       InputError: a modality that is no known sensor.
     """
     out: dict[str, ModalityContract] = {}
     for name in names:
-        if name not in modalities_lib.ASSUMED:
+        sensor, *bands = (groups or {}).get(name, (name,))
+        if sensor not in modalities_lib.ASSUMED:
             raise InputError(f"The modality {name!r} is no known sensor; give --dataset, whose contract describes it.")
-        m = modalities_lib.ASSUMED[name]
+        m = modalities_lib.ASSUMED[sensor]
         count = len(m.bands)
         out[name] = of_modality(m, gsd_m=10.0, side=tile_size, mean=[0.0] * count, std=[1.0] * count)
+        if bands:
+            out[name] = in_band_order(out[name], bands)
     return Contract(
         name="assumed", source_version="", modalities=out, tasks={}, splits={"train": pairs}, split_origin="",
         licence="", citation="", simulated=False,
@@ -286,6 +292,14 @@ def in_band_order(own: ModalityContract, bands: Sequence[str]) -> ModalityContra
     return dataclasses.replace(
         own, bands=tuple(bands), mean=tuple(own.mean[i] for i in place), std=tuple(own.std[i] for i in place)
     )
+
+
+def check_own_unit(values: np.ndarray, name: str, own: ModalityContract, where: str) -> None:
+    """As `check_unit`, for values in the unit of a contract's modality, bands in its order."""
+    bands = tuple(modalities_lib.Band(b, 0.0, own.gsd_m) for b in own.bands)
+    reach = (own.offset, own.offset + (modalities_lib.NODATA - 1) * own.scale)
+    sensor = modalities_lib.Modality(name, bands, own.unit, own.level, own.scale, own.offset, reach)
+    check_unit(values, sensor, where)
 
 
 def check_unit(values: np.ndarray, modality: modalities_lib.Modality, where: str) -> None:

@@ -19,6 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num_processes", type=int, default=None, metavar="N")
     group.add_argument("--process_id", type=int, default=None, metavar="I", help="0 to N - 1")
     group.add_argument(
+        "--devices_per_process",
+        type=int,
+        default=0,
+        metavar="N",
+        help="GPUs of each process, counted on from its rank on the machine (Slurm: one; else all)",
+    )
+    group.add_argument(
         "--join_timeout", type=int, default=300, metavar="S", help="seconds to wait for all processes (300)"
     )
     group.add_argument(
@@ -47,11 +54,16 @@ def start(args: argparse.Namespace) -> None:
         raise InputError(f"--process_id is {args.process_id}; it must lie between 0 and {args.num_processes - 1}.")
     if all(some) and args.coordinator.count(":") != 1:
         raise InputError(f"--coordinator is {args.coordinator!r}; it must be HOST:PORT.")
+    own = None
+    if args.devices_per_process:  # without it JAX gives a task of Slurm the one GPU of its rank
+        first = int(os.environ.get("SLURM_LOCALID", "0")) * args.devices_per_process
+        own = list(range(first, first + args.devices_per_process))
     try:
         jax.distributed.initialize(
             args.coordinator,
             args.num_processes,
             args.process_id,
+            own,
             initialization_timeout=args.join_timeout,
             heartbeat_timeout_seconds=args.heartbeat_timeout,
         )

@@ -1,9 +1,26 @@
 """Files that are complete or not there."""
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from typing import IO
+
+
+def lock(path: str | os.PathLike) -> IO | None:
+    """An open file whose lock nobody else gets until it is closed, or this process ends; None where another has it.
+
+    File systems without locks give one to everybody.
+    """
+    held = open(path, "w", encoding="utf-8")  # noqa: SIM115 (held until the end)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.close()
+        return None
+    except OSError:
+        pass
+    return held
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 
 from fusionx_jax import progress
 from fusionx_jax.chips import BETWEEN_GPU_MACHINES, CHIPS, Chip
-from fusionx_jax.contract import Contract, InputError, assumed
+from fusionx_jax.contract import Contract, InputError, RunError, assumed
 
 _USABLE = 0.92  # of the memory; the rest goes to the runtime and fragments
 # How often a ring sends its bytes round.
@@ -58,24 +58,29 @@ def plan(
     began = time.perf_counter()
     program = pretrain.jit_step(config, objective, optimizer, schedule, layout, mesh)
     with jax.set_mesh(mesh), layers.unrolled(1):
-        compiled = program.lower(state, wire).compile()
+        lowered = program.lower(state, wire)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:  # the TPU's compiler knows its memory and refuses more
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        words = next(line for line in str(error).splitlines() if "RESOURCE_EXHAUSTED" in line)
+        return _of_less(config, contract, devices, chip, chips, hosts, between, input_rate, words)
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
-    flops = pretrain.flops_per_pair(config, model, contract) * config.batch_size
-    useful = flops
+    flops = useful = pretrain.flops_per_pair(config, model, contract) * config.batch_size
     if config.model.get("remat", "none") != "none":
-        plain = config.copy_and_resolve_references()
-        plain.model.remat = "none"
-        once = pretrain.flops_per_pair(plain, build.make_model(plain, contract.modalities), contract)
-        useful = once * config.batch_size
+        useful = pretrain.useful_flops_per_pair(config, contract) * config.batch_size
     moved = hlo.collectives(compiled.as_text(), sharding.AXES, [mesh.shape[a] for a in sharding.AXES])
 
     held = {part: _bytes_per_device(shapes[part], layout[part]) for part in ("params", "opt_state")}
     batch = sum(math.prod(x.shape) * 2 for x in wire.values()) // mesh.size
     share = chips / mesh.size  # of a chip that one device is
     rate = chip.flops[config.model.dtype] * share
-    # State is read and written by the optimizer, parameters by both passes, activations are written and read once.
-    traffic = 2 * (held["params"] + held["opt_state"]) + 4 * held["params"] + 2 * memory.temp_size_in_bytes + 2 * batch
+    # State is read and written by the optimizer, once; parameters by both passes, and activations written and read, in
+    # every part of an accumulated batch. Buffers that are used again count once, so this is the least.
+    each_part = 4 * held["params"] + 2 * memory.temp_size_in_bytes
+    traffic = 2 * (held["params"] + held["opt_state"]) + accumulate * each_part + 2 * batch
     network = sum(_seconds(c, mesh, chip, share, between) for c in moved)
     pair_bytes = sum(math.prod(x.shape[1:]) * 2 for x in wire.values())
     bounds = {
@@ -110,6 +115,24 @@ def plan(
         "mfu_at_roofline": useful / mesh.size / rate / step_s,
         "input_bytes_per_s_per_host": config.batch_size / step_s * pair_bytes / hosts,
     }  # fmt: skip
+
+
+def _of_less(config, contract, devices, chip, chips, hosts, between, input_rate, words) -> dict[str, Any]:
+    """The plan of half the batch, or less, marked as not fitting: a step whose compiler refused to go on has none."""
+    least = len(devices) * config.optimizer.get("accumulate", 1)
+    batch = config.batch_size // 2 // least * least
+    progress.logger.warning("A batch of %d does not fit (%s).", config.batch_size, words)
+    if not batch:
+        raise RunError(
+            f"Not even a batch of {config.batch_size} fits: {words}. Spread the state with --config.mesh.fsdp=-1, "
+            "compute again with --config.model.remat=full, or take more or larger chips."
+        )
+    progress.logger.info("Compiling for a batch of %d to find the largest …", batch)
+    less = config.copy_and_resolve_references()
+    less.batch_size = batch
+    found = plan(less, contract, devices, chip, chips, hosts, between, input_rate)
+    refused = found.get("refused_batch_sizes", [])
+    return {**found, "fits": False, "refused_batch_sizes": [config.batch_size, *refused]}
 
 
 def _bytes_per_device(shapes: Any, layout: Any) -> int:
@@ -184,14 +207,17 @@ def show(found: Mapping[str, Any], epochs: float) -> str:
     again = ""
     if found["flops_per_step_with_remat"] > 1.001 * found["flops_per_step"]:
         again = f" ({found['flops_per_step_with_remat'] / 1e12:.2f} T with what is computed again)"
+    refused = found.get("refused_batch_sizes", [])
+    told = [f"batch {refused[0]} DOES NOT FIT: the compiler refuses it; what follows is of {found['batch_size']}"]
     lines = [
+        *(told if refused else []),
         f"{found['of']}: {found['chips']} chips, {found['devices']} devices, {found['hosts']} hosts; mesh {mesh}",
         f"network       {found['parameters'] / 1e6:.1f} M parameters, batch {found['batch_size']}; compiled in "
         f"{found['compile_s']:.0f} s",
         f"memory        a device: parameters {m['params']:.2f} GiB, optimizer {m['opt_state']:.2f}, activations and "
         f"temporaries {m['activations_and_temporaries']:.2f}",
         f"              peak {m['peak']:.2f} of {m['available']:.1f} GiB usable: "
-        f"{'fits' if found['fits'] else 'DOES NOT FIT'}; largest batch about {found['largest_batch_size']}",
+        f"{'fits' if found['fits'] or refused else 'DOES NOT FIT'}; largest batch about {found['largest_batch_size']}",
         f"FLOPs         {found['flops_per_pair'] / 1e9:.2f} G a pair, {found['flops_per_step'] / 1e12:.2f} T a step"
         + again,
         f"collectives   {'; '.join(moved) or 'none'}",
@@ -236,9 +262,9 @@ def main(argv: list[str]) -> int:
     if args.dataset:
         from fusionx_jax import tiles
 
-        contract = tiles.open_sets(args.dataset).contract
+        contract = tiles.open_for(config, args.dataset).contract
     else:
-        contract = assumed(config.modalities, args.tile_size, args.pairs)
+        contract = assumed(config.modalities, args.tile_size, args.pairs, config.get("band_groups", {}))
     progress.logger.info("Compiling for %d devices …", len(devices))
     found = plan(config, contract, devices, chip, chips, hosts, between, 1e6 * args.input_rate)
     pairs = args.pairs or contract.splits.get("train", 0)

@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
@@ -237,7 +237,7 @@ def run(config: ConfigDict, workdir: str) -> int:
     """
     if not config.dataset:
         raise InputError("No data set is given; set --config.dataset=DIR to a directory that data.prepare printed.")
-    prepared = tiles.open_sets(config.dataset, config.dataset_weights, dict(config.get("band_groups", {})))
+    prepared = tiles.open_for(config, config.dataset)
     prepared.size("train")
     contract, start_from = run_contract(config, prepared.contract)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -265,9 +265,13 @@ def run(config: ConfigDict, workdir: str) -> int:
         raise InputError(f"seed is {config.seed}; it must not be negative.")
     for objective in stages.values():
         _rehearse(config, model, objective, contract, start_from)
-    if distributed.is_first():
-        _claim_workdir(workdir, config, contract)
+    lock = _claim_workdir(workdir, config, contract) if distributed.is_first() else None
     distributed.wait_for_all("workdir claimed")
+    if not os.path.isdir(workdir):
+        raise InputError(
+            f"Process {jax.process_index()} does not see the workdir {workdir} that the first process made; all "
+            "machines of a job need it on a file system that they share."
+        )
     own = "" if distributed.is_first() else f".{jax.process_index()}"
     handler = progress.log_to_file(os.path.join(workdir, f"pretrain{own}.log"))
     try:
@@ -276,6 +280,8 @@ def run(config: ConfigDict, workdir: str) -> int:
     finally:
         progress.logger.removeHandler(handler)
         handler.close()
+        if lock is not None:
+            lock.close()
 
 
 def _rehearse(config, model, objective, contract, start_from) -> None:
@@ -327,6 +333,13 @@ def jit_step(
         out_shardings=(layout, sharding.replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def useful_flops_per_pair(config: ConfigDict, contract: Contract) -> float:
+    """FLOPs of one pair in a training step, those left out that rematerialisation does again."""
+    plain = config.copy_and_resolve_references()
+    plain.model.remat = "none"
+    return flops_per_pair(plain, build.make_model(plain, contract.modalities), contract)
 
 
 def flops_per_pair(config: ConfigDict, model: Any, contract: Contract) -> float:
@@ -485,6 +498,7 @@ class _StopSignals:
 
     def __init__(self):
         self.received: signal.Signals | None = None
+        self._asked = False
         self._several = jax.process_count() > 1
         self._old = {}
 
@@ -502,9 +516,13 @@ class _StopSignals:
         return self.received is not None
 
     def _note(self, number, frame) -> None:
-        if self.received is not None:  # asked twice: stop now
+        if self._asked:  # asked twice: stop now
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+        self._asked = True
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.received = signal.Signals(number)
 
     def __exit__(self, *unused) -> None:
         for number, old in self._old.items():
@@ -566,12 +584,16 @@ class MetricLog:
             self._board.write_scalars(step, {k: v for k, v in values.items() if math.isfinite(v)})
 
 
-def _claim_workdir(workdir: str, config: ConfigDict, contract: Contract) -> None:
-    """Records what a workdir is for, or refuses one that belongs to another configuration or data set."""
+def _claim_workdir(workdir: str, config: ConfigDict, contract: Contract) -> IO:
+    """Records what a workdir is for, or refuses one that belongs to another configuration or data set, or to a run that
+    goes on. Returns an open file that holds its lock."""
     now = {"config": config_lib.to_json(config), "contract": contract.to_dict()}
     path = os.path.join(workdir, "run.json")
     try:
         os.makedirs(workdir, exist_ok=True)
+        held = files.lock(os.path.join(workdir, "lock"))
+        if held is None:
+            raise InputError(f"Another run trains in the workdir {workdir}; wait for it, or give another --workdir.")
         if os.path.exists(path):
             with open(path, encoding="utf-8") as f:
                 before = json.load(f)
@@ -588,6 +610,7 @@ def _claim_workdir(workdir: str, config: ConfigDict, contract: Contract) -> None
                 )
         with files.replacing(path) as f:
             json.dump(now, f, indent=1, sort_keys=True)
+        return held
     except (json.JSONDecodeError, KeyError) as error:
         raise InputError(f"{path} is damaged ({error}); give another --workdir.") from error
     except OSError as error:

@@ -559,6 +559,15 @@ class Grouped:
 Readable = PreparedSet | Mixture | Grouped
 
 
+def open_for(config: Any, dataset: str) -> Readable:
+    """The sets of `dataset` as a config reads them: mixed by its weights, with its groups of bands.
+
+    Raises:
+      InputError: one cannot be read, or they do not fit together.
+    """
+    return open_sets(dataset, config.get("dataset_weights", ()), dict(config.get("band_groups", {})))
+
+
 def open_sets(
     dataset: str, weights: Sequence[float] = (), groups: Mapping[str, Sequence[str]] | None = None
 ) -> Readable:

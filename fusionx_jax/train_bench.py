@@ -42,9 +42,9 @@ def run(
     for name, config in configs.items():
         progress.logger.info("Measuring %s …", name)
         contract = (
-            tiles.open_sets(dataset).contract
+            tiles.open_for(config, dataset).contract
             if dataset
-            else assumed(config.modalities, config.augment.crop or tile_size)
+            else assumed(config.modalities, config.augment.crop or tile_size, groups=config.get("band_groups", {}))
         )
         place = os.path.join(profile, name.replace(":", "-")) if profile else ""
         found[name] = _measure(config, contract, dataset, peer, rounds, seconds, place, rates)
@@ -78,7 +78,7 @@ def _measure(config, contract, dataset, peer, rounds, seconds, profile, rates) -
         contestants = {"ours": ours, "matmul": _matmul_turn(config.model.dtype, mesh.size, seconds), **contestants}
         measured = rates(contestants, rounds)
         rows = profile_table.record(profile, compiled.as_text(), ours.steps, _PROFILED_STEPS) if profile else []
-    per_pair = pretrain.flops_per_pair(config, model, contract)
+    per_pair = pretrain.useful_flops_per_pair(config, contract)
     speed = measured["ours"] * per_pair
     chip = chips.find(jax.devices()[0].device_kind)
     out = {
@@ -206,7 +206,7 @@ def _torch_turn(step: Callable, host: Iterator, batch_size: int, seconds: float)
 def host_batches(config: ConfigDict, contract: Contract, dataset: str) -> Iterator[dict[str, np.ndarray]]:
     if dataset:
         return input_pipeline.host_batches(
-            tiles.open_sets(dataset), "train", config.modalities, batch_size=config.batch_size, seed=config.seed,
+            tiles.open_for(config, dataset), "train", config.modalities, batch_size=config.batch_size, seed=config.seed,
             start_step=0, stop_step=1 << 40,
         )  # fmt: skip
     rng = np.random.default_rng(0)

@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from experiments import sweep
 from fusionx_jax import config, hlo, plan, pretrain
-from fusionx_jax.contract import InputError, assumed
+from fusionx_jax.contract import InputError, RunError, assumed
 from fusionx_jax.models import build, layers
 from tests.helpers import EARLY, ROOT, assert_clear, run_cli
 
@@ -138,6 +139,65 @@ def test_a_tpu_slice_is_compiled_for_without_the_hardware():
         reduced = sum(c["bytes_per_step"] for c in found["collectives"] if c["kind"] == "all-reduce")
         if devices > 1:  # every gradient, those of scanned blocks too
             assert reduced >= 0.99 * 4 * found["parameters"]
+
+
+class _Refusing:
+    """A step whose compiler has no memory for more than `most` pairs, as a TPU's."""
+
+    def __init__(self, program, most):
+        self._program, self._most = program, most
+
+    def lower(self, state, wire):
+        self._pairs, self._lowered = wire["s1"].shape[0], self._program.lower(state, wire)
+        return self
+
+    def compile(self):
+        if self._pairs > self._most:
+            raise jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. 31.58G of 15.75G hbm"
+            )
+        return self._lowered.compile()
+
+
+def test_a_batch_that_the_compiler_refuses_is_planned_with_less_and_does_not_fit(monkeypatch):
+    c = small()
+    contract = assumed(c.modalities, 64, 10)
+    jit_step = pretrain.jit_step
+    monkeypatch.setattr(pretrain, "jit_step", lambda *a: _Refusing(jit_step(*a), 8))
+    found = plan.plan(c, contract, jax.devices()[:1], plan.CHIPS["v5e"], 1, 1)
+    assert not found["fits"]
+    assert found["refused_batch_sizes"] == [32, 16]
+    assert found["batch_size"] == 8
+    assert found["largest_batch_size"] >= 8
+    assert "batch 32 DOES NOT FIT" in plan.show({**found, "of": "it"}, 1.0)
+    monkeypatch.setattr(pretrain, "jit_step", lambda *a: _Refusing(jit_step(*a), 0))
+    with pytest.raises(RunError, match="Not even a batch of 1 fits"):
+        plan.plan(config.override(c, ["--config.batch_size=1"]), contract, jax.devices()[:1], plan.CHIPS["v5e"], 1, 1)
+
+
+def test_groups_of_bands_can_be_planned_without_a_data_set():
+    c = sweep.load("configs/demo.py", "fusionx_bands", EARLY)
+    known = assumed(c.modalities, 64, 10, c.band_groups).modalities
+    for name, (_, *bands) in c.band_groups.items():
+        assert known[name].bands == tuple(bands)
+    assert build.make_model(c, known)
+
+
+def test_a_batch_in_parts_reads_its_parameters_in_every_part():
+    c = small()
+    contract = assumed(c.modalities, 64, 10)
+    whole, parts = (
+        plan.plan(small(f"--config.optimizer.accumulate={k}"), contract, jax.devices()[:1], plan.CHIPS["v5e"], 1, 1)
+        for k in (1, 4)
+    )
+    params = whole["memory_per_device"]["params"]
+    kept = [4 * k * params for k in (1, 4)]
+    temporaries = [f["memory_per_device"]["activations_and_temporaries"] for f in (whole, parts)]
+    expected = [a + 2 * k * t for a, k, t in zip(kept, (1, 4), temporaries)]
+    rate = plan.CHIPS["v5e"].memory_rate
+    assert rate * (parts["roofline_s"]["memory"] - whole["roofline_s"]["memory"]) == pytest.approx(
+        expected[1] - expected[0], rel=1e-6
+    )
 
 
 def test_activations_stay_where_they_are_only_where_a_mesh_is_set():

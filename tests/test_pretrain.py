@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from fusionx_jax import checkpoint, config, preprocess, pretrain, tiles
+from fusionx_jax import checkpoint, config, files, preprocess, pretrain, tiles
 from fusionx_jax.contract import InputError, RunError
 from fusionx_jax.models import build
 from tests.helpers import EARLY, ROOT, TINY, assert_clear, run_cli, small_disk
@@ -80,6 +80,14 @@ def test_a_workdir_of_another_config_is_refused_and_left_alone(trained, tiny_con
         pretrain.run(tiny_config, trained)
     with open(os.path.join(trained, "run.json")) as f:
         assert json.load(f)["config"]["mask_ratio"] == 0.8
+
+
+def test_a_workdir_in_which_a_run_goes_on_is_refused(trained, tiny_config):
+    held = files.lock(os.path.join(trained, "lock"))
+    with pytest.raises(InputError, match="Another run trains in the workdir"):
+        pretrain.run(tiny_config, trained)
+    held.close()
+    assert pretrain.run(tiny_config, trained) == 0
 
 
 def test_what_does_not_touch_the_numbers_may_change(trained, tiny_config):

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from fusionx_jax import checkpoint, preprocess, tiles
 from fusionx_jax import config as config_lib
 from fusionx_jax import modalities as modalities_lib
-from fusionx_jax.contract import InputError, ModalityContract, check_unit
+from fusionx_jax.contract import InputError, ModalityContract, check_own_unit
 from fusionx_jax.evaluate import features
 from fusionx_jax.models import build
 
@@ -107,7 +107,7 @@ class Loaded:
                     f"{', '.join(m.bands)}."
                 )
             image = image[..., [have.index(b) for b in m.bands]].astype(np.float64)
-            check_unit(image, _sensor(name, m), f"images[{name!r}]")
+            check_own_unit(image, name, m, f"images[{name!r}]")
             out[name] = modalities_lib.encode(image, m.scale, m.offset)
             shapes.add(image.shape[:3])
         if len(shapes) > 1:
@@ -136,13 +136,6 @@ def outputs(params, wire, *, model, normaliser, pooling) -> dict[str, Any]:
         "summary": tokens.summary.astype(jnp.float32),
         "tokens": {m: t.astype(jnp.float32) for m, t in tokens.groups.items()},
     }
-
-
-def _sensor(name: str, m: ModalityContract) -> modalities_lib.Modality:
-    """The sensor that a contract describes, as far as the check of units needs it."""
-    bands = tuple(modalities_lib.Band(b, 0.0, m.gsd_m) for b in m.bands)
-    reach = (m.offset, m.offset + (modalities_lib.NODATA - 1) * m.scale)
-    return modalities_lib.Modality(name, bands, m.unit, m.level, m.scale, m.offset, reach)
 
 
 def load(path: str) -> Loaded:

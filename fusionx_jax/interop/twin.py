@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fusionx_jax import modalities as modalities_lib
-from fusionx_jax.contract import Contract, InputError, from_dict
+from fusionx_jax.contract import Contract, InputError, check_own_unit, from_dict
 from fusionx_jax.interop import WEIGHTS_FILE
 from fusionx_jax.positions import sincos_positions
 
@@ -268,10 +268,14 @@ class Twin(nn.Module):
         Bands come in the order of the contract.
 
         Raises:
-          InputError: a modality or number of bands that the encoder does not know.
+          InputError: a modality or number of bands that the encoder does not know, values in another unit, or tiles of
+            several sizes.
         """
-        p = self.encoder.patch_size
+        p, device = self.encoder.patch_size, self.encoder.class_token.device
         standard, has_data, grid = {}, {}, None
+        sizes = {np.shape(image)[:3] for image in images.values()}
+        if len(sizes) != 1:
+            raise InputError(f"images have {sorted(sizes)} tiles, rows and columns; give co-registered tiles.")
         for name, image in images.items():
             m = self.contract.modalities.get(name) if name in self.encoder.names else None
             if m is None or np.ndim(image) != 4 or np.shape(image)[-1] != len(m.bands):
@@ -282,6 +286,8 @@ class Twin(nn.Module):
                         for n in self.encoder.names
                     )
                 )
+            image = np.asarray(image, np.float64)
+            check_own_unit(image, name, m, f"images[{name!r}]")
             wire = modalities_lib.encode(image, m.scale, m.offset)
             wire = np.pad(
                 wire, ((0, 0), (0, -wire.shape[1] % p), (0, -wire.shape[2] % p), (0, 0)),
@@ -293,8 +299,10 @@ class Twin(nn.Module):
             values = np.where(valid[..., None], wire.astype(np.float32) * gain + shift, np.float32(0))
             b, h, w = valid.shape
             grid = (h // p, w // p)
-            has_data[name] = torch.from_numpy(valid.reshape(b, h // p, p, w // p, p).any((2, 4)).reshape(b, -1))
-            standard[name] = torch.from_numpy(values)
+            has_data[name] = torch.from_numpy(valid.reshape(b, h // p, p, w // p, p).any((2, 4)).reshape(b, -1)).to(
+                device
+            )
+            standard[name] = torch.from_numpy(values).to(device)
         summary, tokens = self.encoder(self.encoder.see(standard, has_data=has_data))
         maps = {m: t.unflatten(1, grid) for m, t in tokens.items()}
         return Encoded(self._pool(summary, tokens, has_data), summary, maps)

@@ -155,7 +155,7 @@ def make(workdir: str) -> str:
             raise InputError(f"{settings_path} is damaged ({error}); run fusionx evaluate again.") from error
     config = config_lib.from_json(settings.get("config", saved.config))
     dataset = settings.get("dataset", saved.config["dataset"])
-    prepared = tiles.open_sets(dataset, config.get("dataset_weights", ()), dict(config.get("band_groups", {})))
+    prepared = tiles.open_for(config, dataset)
     contract = prepared.contract
     directory = os.path.join(workdir, "figures")
     all_rows = results.read(os.path.join(workdir, results.FILE_NAME))

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from fusionx_jax import checkpoint
 from fusionx_jax.contract import InputError
-from fusionx_jax.evaluate import features, results, run
+from fusionx_jax.evaluate import features, results, run, subsets
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +135,7 @@ def test_data_that_do_not_match_the_weights_are_refused(trained, simulated, tmp_
         ("--config.evaluate.score_split=dev", "score_split is 'dev'"),
         ("--config.evaluate.knn.k=0", "must be positive"),
         ("--config.evaluate.statistics=mine", "'checkpoint' or 'dataset'"),
+        ("dataset=", "directory is empty"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(trained, simulated, tmp_path, override, words):
@@ -142,8 +143,9 @@ def test_settings_that_make_no_sense_are_refused(trained, simulated, tmp_path, o
     shutil.copytree(trained, workdir)
     cheap = ["--config.evaluate.floors=()"] if "floors" not in override else []
     cheap += ["--config.evaluate.evaluators=('knn',)"] if "knn" in override else []
+    dataset, override = ("", []) if override == "dataset=" else (simulated, [override])
     with pytest.raises(InputError, match=words):
-        run.evaluate(run.prepare_setting(str(workdir), simulated, [*cheap, override]))
+        run.evaluate(run.prepare_setting(str(workdir), dataset, [*cheap, *override]))
     assert not os.path.exists(workdir / results.FILE_NAME)
 
 
@@ -219,5 +221,41 @@ def test_cells_are_measured_once_and_what_is_added_alone(evaluated, simulated, t
     for key, cell in before[group].items():
         assert (after[group][key].values["macro_map"] == cell.values["macro_map"]).all()
     damaged = next(p for p in (tmp_path / "w" / "cells").rglob("*.npz") if "fusionx-s1-multi" in p.name)
-    damaged.write_bytes(b"x")
-    assert len(run.measure(run.prepare_setting(workdir, simulated, [*ONLY_PROBES]))[group]) == len(before[group])
+    for left in (b"x", b""):  # cut off, or never flushed
+        damaged.write_bytes(left)
+        assert len(run.measure(run.prepare_setting(workdir, simulated, [*ONLY_PROBES]))[group]) == len(before[group])
+
+
+def test_cells_belong_to_their_labelled_tiles_and_to_all_that_the_command_line_changes(evaluated, simulated, tmp_path):
+    workdir = str(shutil.copytree(evaluated, tmp_path / "w", ignore=shutil.ignore_patterns("cells", "subsets")))
+    few = [*ONLY_PROBES, "--config.evaluate.evaluators=('knn',)", "--config.label_fractions=(0.5,)"]
+
+    def measured(*more):
+        setting = run.prepare_setting(workdir, simulated, [*few, *more])
+        (cells,) = run.measure(setting).values()
+        (labels,) = run.read_labels(setting)
+        drawn = run.label_subsets(setting, labels)
+        for (label, seed), cell in cells.items():
+            assert cell.subset == subsets.digest(drawn[seed][label])
+            assert cell.num_labels == len(drawn[seed][label])
+        return cells
+
+    one = measured("--config.evaluate.shots=(5,)")
+    both = measured("--config.evaluate.shots=(1,5)")  # what is nested depends on all that is asked for
+    assert {label for label, _ in both} == {"0.5", "1-shot", "5-shot"}
+    assert all(one["0.5", s].subset == both["0.5", s].subset for s in (0, 1))
+    stores = {
+        run.cell_store(run.prepare_setting(workdir, simulated, [*few, *more])).directory
+        for more in ([], ["--config.seed=1"], ["--config.model.dtype=bfloat16"], ["--config.evaluate.seeds=3"])
+    }
+    assert len(stores) == 3  # more label subsets are added to what is there
+
+
+def test_what_chose_its_settings_on_the_split_that_is_scored_says_so(evaluated, simulated, tmp_path):
+    workdir = str(shutil.copytree(evaluated, tmp_path / "w", ignore=shutil.ignore_patterns("cells")))
+    settings = [*ONLY_PROBES, "--config.evaluate.score_split=val", "--config.evaluate.selection=('cv','validation')",
+                "--config.label_fractions=(0.5,)"]  # fmt: skip
+    found = run.measure(run.prepare_setting(workdir, simulated, settings))
+    told = {group[3]: next(iter(cells.values())).protocol for group, cells in found.items()}
+    assert "too good" in told["linear_probe_validation"]
+    assert "too good" not in told["linear_probe"]

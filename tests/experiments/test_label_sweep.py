@@ -109,6 +109,50 @@ def test_the_page_of_a_comparison_shows_every_part(compared, tmp_path):
         assert {f"{name}.png", f"{name}.pdf", f"{name}.svg"} <= made
 
 
+@pytest.mark.slow
+def test_runs_that_were_judged_differently_are_not_compared(compared, tmp_path):
+    workdir = shutil.copytree(compared, tmp_path / "w")
+    path = workdir / "untrained/seed1/sweep_member.json"
+    about = json.loads(path.read_text())
+    for key, value, words in (
+        ("judged_by", "val", "score_split: 'test' and 'val'"),
+        ("evaluators", "x", "knn: .* and 'x'"),
+    ):
+        inner = {"judged_by": "score_split", "evaluators": "knn"}[key]
+        changed = {**about, key: {**about[key], inner: value}}
+        path.write_text(json.dumps(changed))
+        if key == "judged_by":
+            with pytest.raises(InputError, match=words):
+                compare.write_tables(str(workdir))
+        else:  # of an evaluator that measured nothing here
+            compare.write_tables(str(workdir))
+    path.write_text(json.dumps({k: v for k, v in about.items() if k != "judged_by"}))
+    with pytest.raises(InputError, match="lacks how the run was judged"):
+        compare.write_tables(str(workdir))
+
+
+@pytest.mark.slow
+def test_rows_name_the_weights_they_were_measured_with(compared):
+    rows = results.select(results.read(f"{compared}/results.csv"), metric="macro_map", method="fusionx", label="0.5")
+    of = {r.seed: r for r in rows if r.modalities == "s1+s2"}
+    assert [of[f"pretraining {s}"].checkpoint for s in (0, 1)] == ["fusionx/seed0", "fusionx/seed1"]
+    assert of["pretraining 0"].config_hash != of["pretraining 1"].config_hash
+    assert of[results.ALL_SEEDS].checkpoint == "fusionx/seed0; fusionx/seed1"
+
+
+def test_sweeps_refuse_bases_that_are_not_theirs_before_anything_runs(simulated, tmp_path):
+    for base in ("configs/scenes.py:init=w", str(tmp_path / "demo.py"), "nowhere/demo.py"):
+        with pytest.raises(InputError, match="methods build on a file of configs/"):
+            sweep.load(base, "fusionx", ())
+    assert sweep.load(BASE, "fusionx/mask_ratio=0.9", ["--config.mask_ratio=0.7"]).mask_ratio == 0.9
+    base = ("experiments.label_sweep", f"--config={BASE}", f"--workdir={tmp_path}", f"--dataset={simulated}")
+    assert_clear(
+        run_cli(*base, "--methods=fusionx,mae_s1", "--config.evaluate.modalities=('s1+s2',)"), 2, "the network reads s1"
+    )
+    assert_clear(run_cli(*base, "--methods=fusionx", "--config.evaluate.evaluators=('magic',)"), 2, "magic")
+    assert not (tmp_path / "fusionx").exists()
+
+
 def test_unknown_methods_and_folders_are_refused(simulated, tmp_path):
     with pytest.raises(InputError, match="configs/methods/ has contrastive, croma, fusionx"):
         sweep.load(BASE, "magic", ())

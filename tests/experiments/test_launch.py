@@ -25,12 +25,15 @@ JOB = render.Job(
          "--config.dataset=/data/ssl4eo", f"--config.seed={s}")
         for s in (0, 1)
     ),
-    nodes=2, image="registry.example/fusionx:1", topology="v5e:16x16", zone="us-west4-a",
+    nodes=2, image="registry.example/fusionx:1", topology="v5e:16x16", zone="us-west4-a", volume="runs:/scratch",
 )  # fmt: skip
 
 
 def rendered() -> dict[str, str]:
-    own = {"queued_resource.sh": {"accelerator": "tpu"}}  # as experiments.launch sets it
+    own = {  # as experiments.launch sets it
+        "queued_resource.sh": {"accelerator": "tpu", "python": "python3", "volume": "gs://mine:/scratch"},
+        "task.yaml": {"volume": "s3://mine:/scratch"},
+    }
     jobs = {name: render.dataclasses.replace(JOB, **own.get(name, {})) for _, name in render.TARGETS.values()}
     return {name: text(jobs[name]) for text, name in render.TARGETS.values()}
 
@@ -74,7 +77,18 @@ def test_a_jobset_finds_its_coordinator_and_asks_for_all_chips():
     tpu = yaml.safe_load(render.jobset(render.dataclasses.replace(JOB, accelerator="tpu")))
     pods = tpu["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert pods["completions"] == 64  # 256 chips, four a host
+    one = yaml.safe_load(render.jobset(render.dataclasses.replace(JOB, accelerator="tpu", topology="v5e:1x1")))
+    container = one["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+    assert container["resources"]["limits"]["google.com/tpu"] == "1"
     assert pods["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "16x16"
+
+
+def test_every_gpu_of_a_machine_belongs_to_a_process():
+    for processes, own in ((1, 8), (2, 4), (8, 1)):
+        script = render.slurm(render.dataclasses.replace(JOB, processes_per_node=processes))
+        assert f"--devices_per_process={own}" in script
+    alone = render.slurm(render.dataclasses.replace(JOB, nodes=1))
+    assert "--distributed" not in alone  # one process sees all
 
 
 @pytest.mark.parametrize(
@@ -97,11 +111,16 @@ def test_what_cannot_be_launched_is_refused(tmp_path, monkeypatch):
             render.tpu_slice(topology)
     with pytest.raises(InputError, match="give --image"):
         render.jobset(render.dataclasses.replace(JOB, image=""))
+    for text in (render.jobset, render.skypilot, render.tpu):
+        for volume in ("", "runs", "runs:/elsewhere", "runs:scratch"):
+            with pytest.raises(InputError, match="storage that outlives the machines"):
+                text(render.dataclasses.replace(JOB, volume=volume))
     base = ["slurm", "--config=configs/demo.py", f"--workdir={tmp_path}"]
     for more, words in (
         (["--sweep=seed"], "KEY=A,B"),
         (["--sweep=label_fraction=0.1"], "--command=evaluate"),
         (["--nodes=0"], "--nodes must be at least 1"),
+        (["--processes_per_node=3"], "cannot be shared evenly"),
         (["--typo=1"], "'--typo=1' is not understood"),
     ):
         with pytest.raises(InputError, match=words):
