@@ -208,9 +208,12 @@ def show(found: Mapping[str, Any], epochs: float) -> str:
     if found["flops_per_step_with_remat"] > 1.001 * found["flops_per_step"]:
         again = f" ({found['flops_per_step_with_remat'] / 1e12:.2f} T with what is computed again)"
     refused = found.get("refused_batch_sizes", [])
-    told = [f"batch {refused[0]} DOES NOT FIT: the compiler refuses it; what follows is of {found['batch_size']}"]
+    told = [
+        f"batch {batch} DOES NOT FIT: the compiler refuses it; what follows is of {found['batch_size']}"
+        for batch in refused[:1]
+    ]
     lines = [
-        *(told if refused else []),
+        *told,
         f"{found['of']}: {found['chips']} chips, {found['devices']} devices, {found['hosts']} hosts; mesh {mesh}",
         f"network       {found['parameters'] / 1e6:.1f} M parameters, batch {found['batch_size']}; compiled in "
         f"{found['compile_s']:.0f} s",
@@ -264,7 +267,7 @@ def main(argv: list[str]) -> int:
 
         contract = tiles.open_for(config, args.dataset).contract
     else:
-        contract = assumed(config.modalities, args.tile_size, args.pairs, config.get("band_groups", {}))
+        contract = assumed(config.modalities, args.tile_size, args.pairs, dict(config.get("band_groups", {})))
     progress.logger.info("Compiling for %d devices …", len(devices))
     found = plan(config, contract, devices, chip, chips, hosts, between, 1e6 * args.input_rate)
     pairs = args.pairs or contract.splits.get("train", 0)

@@ -44,7 +44,9 @@ def run(
         contract = (
             tiles.open_for(config, dataset).contract
             if dataset
-            else assumed(config.modalities, config.augment.crop or tile_size, groups=config.get("band_groups", {}))
+            else assumed(
+                config.modalities, config.augment.crop or tile_size, groups=dict(config.get("band_groups", {}))
+            )
         )
         place = os.path.join(profile, name.replace(":", "-")) if profile else ""
         found[name] = _measure(config, contract, dataset, peer, rounds, seconds, place, rates)

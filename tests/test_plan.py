@@ -177,7 +177,7 @@ def test_a_batch_that_the_compiler_refuses_is_planned_with_less_and_does_not_fit
 
 def test_groups_of_bands_can_be_planned_without_a_data_set():
     c = sweep.load("configs/demo.py", "fusionx_bands", EARLY)
-    known = assumed(c.modalities, 64, 10, c.band_groups).modalities
+    known = assumed(c.modalities, 64, 10, dict(c.band_groups)).modalities
     for name, (_, *bands) in c.band_groups.items():
         assert known[name].bands == tuple(bands)
     assert build.make_model(c, known)
@@ -185,7 +185,7 @@ def test_groups_of_bands_can_be_planned_without_a_data_set():
 
 def test_a_batch_in_parts_reads_its_parameters_in_every_part():
     c = small()
-    contract = assumed(c.modalities, 64, 10)
+    contract = assumed(c.modalities, 32, 10)
     whole, parts = (
         plan.plan(small(f"--config.optimizer.accumulate={k}"), contract, jax.devices()[:1], plan.CHIPS["v5e"], 1, 1)
         for k in (1, 4)
