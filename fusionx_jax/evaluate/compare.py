@@ -44,11 +44,13 @@ def place(workdir: str, method: str, seed: int) -> str:
 
 
 def judged_by(config: ConfigDict, dataset: str) -> dict[str, Any]:
-    """What all members of a comparison must have in common: the data they are judged on, and how."""
+    """What all members of a comparison must have in common: the data they are judged on, and how. What a network hands
+    over is its own."""
+    own = ("pooling", "batch_size")
     return {
         "data": features.contract_hash(tiles.open_sets(dataset)),
         "label_fractions": config_lib.to_json(config)["label_fractions"],
-        **run.judged_by(config),
+        **{k: v for k, v in run.judged_by(config).items() if k not in own},
     }
 
 
