@@ -14,7 +14,7 @@ from fusionx_jax import __main__ as command_line
 from fusionx_jax.contract import InputError
 from fusionx_jax.evaluate import compare, results, run
 from fusionx_jax.report import comparison
-from tests.helpers import ROOT, TINY, assert_clear, run_cli
+from tests.helpers import EARLY, ROOT, TINY, assert_clear, run_cli
 
 BASE = "configs/demo.py"
 QUICK = (
@@ -23,6 +23,7 @@ QUICK = (
     "--config.evaluate.regularisation=(0.01, 0.1)",
     "--config.evaluate.supervised.learning_rates=(1e-3,)",
 )
+COMPARED = (*QUICK, *EARLY, "--config.evaluate.modalities=('s1+s2',)")
 METHODS = ("fusionx", "fusionx/masking=consistent", "supervised_resnet", "untrained")
 
 
@@ -33,7 +34,7 @@ def compared(simulated, tmp_path_factory):
     seeds = {"fusionx": [0, 1], "untrained": [0, 1]}
     for method in METHODS:
         for seed in seeds.get(method, [0]):
-            assert sweep.one(BASE, method, seed, workdir, simulated, QUICK) == 0
+            assert sweep.one(BASE, method, seed, workdir, simulated, COMPARED) == 0
     with open(f"{workdir}/{compare.SETTINGS_FILE}", "w") as f:
         members = {m: seeds.get(m, [0]) for m in METHODS}
         json.dump({"config": BASE, "dataset": simulated, "methods": members}, f)
@@ -62,14 +63,26 @@ def test_rows_hold_every_method_with_its_pretraining_seeds(compared):
 @pytest.mark.slow
 def test_differences_are_paired_and_their_verdict_follows_the_interval(compared):
     rows = {
-        (r.method, r.label): r.value
+        (r.method, r.label): r
         for r in results.read(f"{compared}/results.csv")
         if (r.metric, r.modalities, r.seed) == ("macro_map", "s1+s2", results.ALL_SEEDS)
     }
+    groups = compare.groups(compare.members(compared))
+
+    def mean(method, evaluator, label, subsets):
+        pretrainings = groups[method, "s1+s2", "multi", evaluator]
+        return np.mean([[p.cells[label, s].values["macro_map"][0] for s in range(subsets)] for p in pretrainings])
+
     table = [t for t in _table(compared, "differences.csv") if (t["metric"], t["modalities"]) == ("macro_map", "s1+s2")]
     assert {t["method"] for t in table} == {*METHODS, "band_statistics"} - {"fusionx"}
+    assert {t["label_subsets"] for t in table if t["label"] == "0.5"} == {"1", "2"}
     for t in table:
-        gap = rows["fusionx", t["label"]] - rows[t["method"], t["label"]]
+        ours, theirs, label = rows["fusionx", t["label"]], rows[t["method"], t["label"]], t["label"]
+        subsets = min(ours.num_seeds, theirs.num_seeds)  # those that both were judged with
+        assert int(t["label_subsets"]) == subsets
+        gap = mean("fusionx", "linear_probe", label, subsets) - mean(t["method"], t["evaluator"], label, subsets)
+        if ours.num_seeds == theirs.num_seeds:
+            assert gap == pytest.approx(ours.value - theirs.value, abs=1e-5)
         assert float(t["fusionx_minus_method"]) == pytest.approx(gap, abs=1e-5)
         low, high = float(t["ci_low"]), float(t["ci_high"])
         assert t["fusionx"] == ("wins" if low > 0 else "loses" if high < 0 else "ties")
@@ -92,7 +105,7 @@ def test_a_second_time_nothing_is_trained_or_measured(compared, simulated, monke
 
     monkeypatch.setattr(pretrain, "train_step", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(run.Judge, "cell", lambda *_: pytest.fail("measured again"))
-    assert sweep.one(BASE, "fusionx", 0, compared, simulated, QUICK) == 0
+    assert sweep.one(BASE, "fusionx", 0, compared, simulated, COMPARED) == 0
 
 
 @pytest.mark.slow
