@@ -28,7 +28,8 @@ SHORTER = {
     "fusionx pretrain --config=configs/scenes.py": "--config.num_steps=40",
     "fusionx evaluate --workdir=runs/scenes": "--config.evaluate.supervised.num_steps=20 "
     "--config.evaluate.supervised.min_steps=10 --config.evaluate.supervised.seeds=1",
-    "python -m experiments.label_sweep": "--config.num_steps=20 --config.label_fractions='(0.1,)' "
+    "fusionx bench probe": "--examples=2000 --features=64",
+    "python -m experiments.label_sweep": "--methods=fusionx,untrained --config.num_steps=20 --config.label_fractions='(0.1,)' "
     "--config.evaluate.tasks=\"('multi',)\" --config.evaluate.modalities=\"('s1+s2',)\" "
     "--config.evaluate.evaluators=\"('linear_probe',)\"",
 }
