@@ -126,7 +126,8 @@ def run_all(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _check_comparable(args: argparse.Namespace, configs: dict[str, ConfigDict], wanted: list[tuple[str, int]]) -> None:
     """Refuses to add to a comparison what would be judged in another way than the runs that stay as they are."""
-    judged = {f"{m} (now)": compare.judged_by(c, args.dataset) for m, c in configs.items()}
+    prepared = tiles.open_sets(args.dataset)
+    judged = {f"{m} (now)": compare.judged_by(c, prepared) for m, c in configs.items()}
     for method, seeds in _known(args.workdir).items():
         for seed in seeds:
             about = compare.read_member(args.workdir, method, seed) if (method, seed) not in wanted else None

@@ -208,12 +208,7 @@ def show(found: Mapping[str, Any], epochs: float) -> str:
     if found["flops_per_step_with_remat"] > 1.001 * found["flops_per_step"]:
         again = f" ({found['flops_per_step_with_remat'] / 1e12:.2f} T with what is computed again)"
     refused = found.get("refused_batch_sizes", [])
-    told = [
-        f"batch {batch} DOES NOT FIT: the compiler refuses it; what follows is of {found['batch_size']}"
-        for batch in refused[:1]
-    ]
     lines = [
-        *told,
         f"{found['of']}: {found['chips']} chips, {found['devices']} devices, {found['hosts']} hosts; mesh {mesh}",
         f"network       {found['parameters'] / 1e6:.1f} M parameters, batch {found['batch_size']}; compiled in "
         f"{found['compile_s']:.0f} s",
@@ -228,6 +223,9 @@ def show(found: Mapping[str, Any], epochs: float) -> str:
         f"at best       {1e3 * found['step_s']:.2f} ms a step, {found['pairs_per_s']:.0f} pairs/s, MFU "
         f"{100 * found['mfu_at_roofline']:.0f} %; input {found['input_bytes_per_s_per_host'] / 1e6:.0f} MB/s a host",
     ]
+    if refused:
+        told = f"batch {refused[0]} DOES NOT FIT: the compiler refuses it; what follows is of {found['batch_size']}"
+        lines.insert(0, told)
     if found.get("days"):
         hours = found["days"] * found["chips"] * 24
         long = f"{found['days']:.1f} days" if found["days"] >= 1 else f"{24 * found['days']:.2f} hours"

@@ -6,6 +6,7 @@ else (order, masks, learning rate) is a function of the seed and the step, so a 
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -265,23 +266,22 @@ def run(config: ConfigDict, workdir: str) -> int:
         raise InputError(f"seed is {config.seed}; it must not be negative.")
     for objective in stages.values():
         _rehearse(config, model, objective, contract, start_from)
-    lock = _claim_workdir(workdir, config, contract) if distributed.is_first() else None
-    distributed.wait_for_all("workdir claimed")
-    if not os.path.isdir(workdir):
-        raise InputError(
-            f"Process {jax.process_index()} does not see the workdir {workdir} that the first process made; all "
-            "machines of a job need it on a file system that they share."
-        )
-    own = "" if distributed.is_first() else f".{jax.process_index()}"
-    handler = progress.log_to_file(os.path.join(workdir, f"pretrain{own}.log"))
-    try:
+    with contextlib.ExitStack() as held:
+        if distributed.is_first():
+            held.enter_context(_lock(workdir))
+            _claim_workdir(workdir, config, contract)
+        distributed.wait_for_all("workdir claimed")
+        if not os.path.isdir(workdir):
+            raise InputError(
+                f"Process {jax.process_index()} does not see the workdir {workdir} that the first process made; all "
+                "machines of a job need it on a file system that they share."
+            )
+        own = "" if distributed.is_first() else f".{jax.process_index()}"
+        handler = progress.log_to_file(os.path.join(workdir, f"pretrain{own}.log"))
+        held.callback(handler.close)
+        held.callback(progress.logger.removeHandler, handler)
         with jax.set_mesh(mesh):
             return _train(config, workdir, prepared, contract, start_from, mesh, model, stages, optimizer, schedule)
-    finally:
-        progress.logger.removeHandler(handler)
-        handler.close()
-        if lock is not None:
-            lock.close()
 
 
 def _rehearse(config, model, objective, contract, start_from) -> None:
@@ -584,16 +584,27 @@ class MetricLog:
             self._board.write_scalars(step, {k: v for k, v in values.items() if math.isfinite(v)})
 
 
-def _claim_workdir(workdir: str, config: ConfigDict, contract: Contract) -> IO:
-    """Records what a workdir is for, or refuses one that belongs to another configuration or data set, or to a run that
-    goes on. Returns an open file that holds its lock."""
-    now = {"config": config_lib.to_json(config), "contract": contract.to_dict()}
-    path = os.path.join(workdir, "run.json")
+def _lock(workdir: str) -> IO:
+    """Makes the workdir and keeps other runs out of it until the file returned is closed, or refuses one in use."""
     try:
         os.makedirs(workdir, exist_ok=True)
         held = files.lock(os.path.join(workdir, "lock"))
-        if held is None:
-            raise InputError(f"Another run trains in the workdir {workdir}; wait for it, or give another --workdir.")
+    except OSError as error:
+        raise _cannot_write(workdir, error) from error
+    if held is None:
+        raise InputError(f"Another run trains in the workdir {workdir}; wait for it, or give another --workdir.")
+    return held
+
+
+def _cannot_write(workdir: str, error: OSError) -> InputError:
+    return InputError(f"Cannot write to the workdir {workdir} ({error.strerror}); give another one.")
+
+
+def _claim_workdir(workdir: str, config: ConfigDict, contract: Contract) -> None:
+    """Records what a workdir is for, or refuses one that belongs to another configuration or data set."""
+    now = {"config": config_lib.to_json(config), "contract": contract.to_dict()}
+    path = os.path.join(workdir, "run.json")
+    try:
         if os.path.exists(path):
             with open(path, encoding="utf-8") as f:
                 before = json.load(f)
@@ -610,11 +621,10 @@ def _claim_workdir(workdir: str, config: ConfigDict, contract: Contract) -> IO:
                 )
         with files.replacing(path) as f:
             json.dump(now, f, indent=1, sort_keys=True)
-        return held
     except (json.JSONDecodeError, KeyError) as error:
         raise InputError(f"{path} is damaged ({error}); give another --workdir.") from error
     except OSError as error:
-        raise InputError(f"Cannot write to the workdir {workdir} ({error.strerror}); give another one.") from error
+        raise _cannot_write(workdir, error) from error
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

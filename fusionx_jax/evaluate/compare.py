@@ -7,7 +7,7 @@ A comparison is a folder with `sweep.json` (methods and seeds) and one workdir f
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -43,14 +43,14 @@ def place(workdir: str, method: str, seed: int) -> str:
     return os.path.join(workdir, method.replace("/", "+"), f"seed{seed}")
 
 
-def judged_by(config: ConfigDict, dataset: str) -> dict[str, Any]:
+def judged_by(config: ConfigDict, prepared: tiles.Readable) -> dict[str, Any]:
     """What all members of a comparison must have in common: the data they are judged on, and how. What a network hands
     over is its own."""
     own = ("pooling", "batch_size")
     return {
-        "data": features.contract_hash(tiles.open_sets(dataset)),
+        "data": features.contract_hash(prepared),
         "label_fractions": config_lib.to_json(config)["label_fractions"],
-        **{k: v for k, v in run.judged_by(config).items() if k not in own},
+        **{k: v for k, v in run.shared_settings(config).items() if k not in own},
     }
 
 
@@ -61,7 +61,8 @@ def describe(setting: run.Setting) -> dict[str, Any]:
     encoder = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes.get("encoder", {})))
     return {
         "seed": config.seed,
-        "judged_by": judged_by(config, setting.prepared.directory),
+        # Groups of bands are a network's own too: the set is named without them.
+        "judged_by": judged_by(config, tiles.open_sets(setting.prepared.directory)),
         "evaluators": run.evaluator_settings(config),
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes)),
         "encoder_parameters": encoder,
@@ -118,17 +119,12 @@ def members(workdir: str) -> dict[str, list[Member]]:
             folder = os.path.join(own, "cells", os.path.basename(about["cells"]))
             held = cells_lib.Store(folder, about["evaluators"]).read_all()
             out.setdefault(method, []).append(Member(about, held))
-    every = [m for pretrainings in out.values() for m in pretrainings]
-    for member in every:
-        check_alike({_name(m): m.about["judged_by"] for m in (every[0], member)})
-        for evaluator in {g[3] for g in member.cells} & set(member.about["evaluators"]):
-            other = next(m for m in every if any(g[3] == evaluator for g in m.cells))
-            check_alike({_name(m): {evaluator: m.about["evaluators"][evaluator]} for m in (other, member)})
+    every = {m.about["context"]["checkpoint"]: m for pretrainings in out.values() for m in pretrainings}
+    check_alike({name: m.about["judged_by"] for name, m in every.items()})
+    for evaluator in {e for m in every.values() for e in m.about["evaluators"]}:
+        used = {name: m for name, m in every.items() if any(g[3] == evaluator for g in m.cells)}
+        check_alike({name: {evaluator: m.about["evaluators"][evaluator]} for name, m in used.items()})
     return out
-
-
-def _name(member: Member) -> str:
-    return member.about["context"]["checkpoint"]
 
 
 def read_member(workdir: str, method: str, seed: int) -> dict[str, Any] | None:
@@ -151,13 +147,13 @@ def read_member(workdir: str, method: str, seed: int) -> dict[str, Any] | None:
 
 
 def check_alike(judged: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses runs (by name) that were, or would be, judged differently."""
-    (first, one), *rest = judged.items()
-    for name, other in rest:
-        for key in one:
-            if one[key] != other.get(key):
+    """Refuses runs (by name) that were, or would be, judged differently from the first."""
+    first = next(iter(judged), None)
+    for name, other in judged.items():
+        for key, value in judged[first].items():
+            if value != other.get(key):
                 raise InputError(
-                    f"{first} and {name} are judged differently ({key}: {one[key]!r} and {other.get(key)!r}), so they "
+                    f"{first} and {name} are judged differently ({key}: {value!r} and {other.get(key)!r}), so they "
                     "cannot be compared; judge all alike, or give a --workdir of their own to those that differ."
                 )
 
@@ -173,9 +169,9 @@ def groups(found: Mapping[str, Sequence[Member]]) -> dict[Group, list[results.Pr
     return out
 
 
-def _means(pretrainings: Sequence[Cells], label: str, metric: str, seeds: Iterable[int] | None = None):
+def _means(pretrainings: Sequence[Cells], label: str, metric: str, seeds: Sequence[int] | None = None):
     """Resampled means over some label subsets, or all; None where there are none."""
-    seeds = results.complete(pretrainings, label) if seeds is None else list(seeds)
+    seeds = results.complete(pretrainings, label) if seeds is None else seeds
     return metrics.resampled_means(results.vectors(pretrainings, label, metric, seeds), seed=0) if seeds else None
 
 

@@ -618,7 +618,7 @@ _OWN = {"knn": "knn", "finetune": "finetune", "scratch": "supervised"}
 _OWN |= {"segment_linear": "segmentation", "segment_decoder": "segmentation"}
 
 
-def judged_by(config: ConfigDict) -> dict[str, Any]:
+def shared_settings(config: ConfigDict) -> dict[str, Any]:
     """The settings that touch every cell's numbers; what only says which cells there are is not among them."""
     free = ("evaluators", "floors", "modalities", "tasks", "single_sensor_tasks", "seeds", "shots", "zero_fill")
     free += ("selection", *_OWN.values())
@@ -639,7 +639,7 @@ def cell_store(setting: Setting) -> cells_lib.Store:
         setting.config_hash,
         setting.saved.step,
         config_lib.to_json(setting.config)["label_fractions"],
-        judged_by(setting.config),
+        shared_settings(setting.config),
     ]
     name = f"{setting.prepared.contract.name}-{_digest(identity)}"
     return cells_lib.Store(os.path.join(setting.workdir, "cells", name), evaluator_settings(setting.config))
