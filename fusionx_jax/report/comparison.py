@@ -20,7 +20,7 @@ _EMBEDDED = 1000  # tiles in the picture of features
 
 
 def make(workdir: str) -> str:
-    """Writes `report.html` and `figures/` into a comparison's workdir and returns the page's path.
+    """Writes `report.html`, `tables.md` and `figures/` into a comparison's workdir and returns the page's path.
 
     Raises:
       InputError: the folder is no comparison, or its data set is gone.
@@ -61,29 +61,26 @@ def make(workdir: str) -> str:
         )
     pictures = _pictures(workdir, found, prepared, directory)
     seeds = {len(v) for v in found.values()}
-    html = style.render(
-        "comparison.html",
-        title=f"Methods compared on {contract.name}",
-        subtitle=f"{len({m for m in found if '/' not in m})} methods, {min(seeds)} to {max(seeds)} pretraining seeds; "
-        + ", ".join(f"{n} {s}" for s, n in contract.splits.items())
-        + " tiles",
-        notices=page.notices(contract),
-        claims=_verdicts(gaps),
-        tasks=tasks,
-        ablation=_ablation(rows),
-        needed=_needed(_read(workdir, "labels_needed.csv")),
-        cost=_cost(_read(workdir, "methods.csv")),
-        classes=page.class_table([r for r in main if r.modalities == _widest(main)]),
-        pictures=pictures,
-        protocol=_protocol(main),
-        command=f"python -m experiments.label_sweep --config={settings['config']} --methods={','.join(found)} "
+    values = {
+        "title": f"Methods compared on {contract.name}",
+        "subtitle": f"{len({m for m in found if '/' not in m})} methods, {min(seeds)} to {max(seeds)} pretraining "
+        "seeds; " + ", ".join(f"{n} {s}" for s, n in contract.splits.items()) + " tiles",
+        "notices": page.notices(contract),
+        "claims": _verdicts(gaps),
+        "tasks": tasks,
+        "ablation": _ablation(rows),
+        "needed": _needed(_read(workdir, "labels_needed.csv")),
+        "cost": _cost(_read(workdir, "methods.csv")),
+        "classes": page.class_table([r for r in main if r.modalities == _widest(main)]),
+        "pictures": pictures,
+        "protocol": _protocol(main),
+        "command": f"python -m experiments.label_sweep --config={settings['config']} --methods={','.join(found)} "
         f"--seeds={max(seeds)} --workdir={shlex.quote(page.short(workdir))} "
         f"--dataset={shlex.quote(page.short(settings['dataset']))}",
-        contract=contract.to_json(),
-    )
-    path = os.path.join(workdir, "report.html")
-    style.write_page(path, html)
-    return path
+        "contract": contract.to_json(),
+    }
+    style.write(os.path.join(workdir, "tables.md"), "tables.md", **values)
+    return style.write(os.path.join(workdir, "report.html"), "comparison.html", **values)
 
 
 def _read(workdir: str, name: str) -> list[dict[str, str]]:
@@ -146,7 +143,7 @@ def _gap_table(gaps: Sequence[dict[str, str]], shown: str) -> dict[str, Any] | N
 
 
 def _ablation(rows: Sequence[results.Row]) -> dict[str, Any] | None:
-    """Variants of a method (names with changes after slashes) beside the method itself with its first seed."""
+    """Variants of a method (names with changes after slashes) under the method itself with its first seed."""
     metric = "macro_map"
     variants = [r for r in rows if "/" in r.method and r.metric == metric and r.seed == results.ALL_SEEDS]
     if not variants:
@@ -156,9 +153,10 @@ def _ablation(rows: Sequence[results.Row]) -> dict[str, Any] | None:
     own = [r for r in rows if r.method in base and r.metric == metric and r.modalities == shown]
     first = [r for r in own if r.seed == "pretraining 0"] or [r for r in own if r.seed == results.ALL_SEEDS]
     chosen = [r for r in [*first, *variants] if r.modalities == shown and r.evaluator == "linear_probe"]
-    labels = sorted({r.label for r in chosen}, key=results.label_order)
+    labels = sorted({r.label for r in chosen if "/" in r.method}, key=results.label_order)
+    found = list(dict.fromkeys(r.method for r in chosen))
     lines = []
-    for method in dict.fromkeys(r.method for r in chosen):
+    for method in [m for b in style.in_order(base) for m in found if m.split("/")[0] == b]:
         by = {r.label: r for r in chosen if r.method == method}
         cells = [
             {"value": f"{100 * by[x].value:.1f}", "interval": f"{100 * by[x].ci_low:.1f}–{100 * by[x].ci_high:.1f}"}
@@ -166,12 +164,9 @@ def _ablation(rows: Sequence[results.Row]) -> dict[str, Any] | None:
             else page.EMPTY_CELL
             for x in labels
         ]
-        name = (
-            method.split("/", 1)[1].replace("/", ", ").replace("model.", "")
-            if "/" in method
-            else style.look(method).name
-        )
-        lines.append({"name": name, "own": "/" not in method, "cells": cells})
+        of, _, changes = method.partition("/")
+        name = f"{style.look(of).short}: {changes.replace('/', ', ').replace('model.', '')}" if changes else ""
+        lines.append({"name": name or style.look(of).name, "own": not changes, "cells": cells})
     return {
         "heading": f"{style.METRIC_NAMES[metric]} (× 100), {shown.replace('+', ' + ').upper()}, first pretraining seed",
         "columns": [results.label_name(x) for x in labels],
@@ -186,7 +181,8 @@ def _needed(table: Sequence[dict[str, str]]) -> dict[str, Any] | None:
         return None
     rivals = list(dict.fromkeys((t["to_match"], t["metric"], t["target"]) for t in chosen))
     lines = []
-    for key in dict.fromkeys((t["method"], t["evaluator"]) for t in chosen):
+    pairs = {(t["method"], t["evaluator"]) for t in chosen}
+    for key in [(m, e) for m in style.in_order(m for m, _ in pairs) for e in style.EVALUATORS if (m, e) in pairs]:
         cells = []
         for rival in rivals:
             of = [
@@ -214,11 +210,11 @@ def _needed_cell(t: dict[str, str]) -> dict[str, str]:
     return {"value": say(t["labels"]), "interval": f"{say(t['ci_low'])} to {say(t['ci_high'])}"}
 
 
-def _cost(table: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+def _cost(table: Sequence[dict[str, str]]) -> dict[str, Any]:
     def number(text: str, scale: float | int, digits: int) -> str:
         return f"{float(text) / scale:.{digits}f}" if text else "–"
 
-    return [
+    lines = [
         {
             "name": style.look(t["method"]).name,
             "cells": [
@@ -229,6 +225,14 @@ def _cost(table: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
         for t in table
         if "/" not in t["method"]
     ]  # fmt: skip
+    return {
+        "first": "method",
+        "columns": [
+            "seeds", "parameters (M)", "of them encoder (M)", "MFLOP a pair and step", "pairs/s", "steps",
+            "rate per 256",
+        ],
+        "rows": lines,
+    }  # fmt: skip
 
 
 def _protocol(rows: Sequence[results.Row]) -> list[str]:

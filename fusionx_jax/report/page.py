@@ -60,6 +60,7 @@ def table(rows: Sequence[results.Row], metric: str, shown: str) -> dict[str, Any
     labels = sorted({r.label for r in chosen}, key=results.label_order)
     counts = {r.label: r.num_labels for r in chosen}
     most = max((r.num_seeds for r in chosen), default=0)
+    pretrainings = max((r.num_pretrainings for r in chosen), default=0)
     out = []
     for method, evaluator in style.lines_of(chosen):
         by = {r.label: r for r in chosen if (r.method, r.evaluator) == (method, evaluator)}
@@ -72,7 +73,11 @@ def table(rows: Sequence[results.Row], metric: str, shown: str) -> dict[str, Any
             seeds = "" if r.num_seeds == most else f", {r.num_seeds} seed{'s' * (r.num_seeds > 1)}"
             interval = f"{100 * r.ci_low:.1f}–{100 * r.ci_high:.1f}{seeds}" if r.ci_low == r.ci_low else ""
             cells.append({"value": f"{100 * r.value:.1f}", "interval": interval})
-        out.append({"name": style.line_name(method, evaluator), "own": method == "fusionx", "cells": cells})
+        name = style.line_name(method, evaluator)
+        of = max(r.num_pretrainings for r in by.values())
+        if of < pretrainings and evaluator != "scratch" and method != "band_statistics":  # these two pretrain nothing
+            name += f", {of} pretraining seed{'s' * (of > 1)}"
+        out.append({"name": name, "own": method == "fusionx", "cells": cells})
     return {
         "heading": f"{style.METRIC_NAMES.get(metric, metric)} (× 100), {shown.replace('+', ' + ').upper()}",
         "columns": [f"{results.label_name(x)} ({counts[x]})" for x in labels],
@@ -111,6 +116,7 @@ def class_table(rows: Sequence[results.Row], kind: str = "ap") -> dict[str, Any]
     return {
         "text": f"{what} (× 100) with {results.label_name(full)} of the labels. Classes that one sensor alone cannot "
         "tell from another score low there and rise when both are shown.",
+        "first": "class",
         "columns": [
             f"{style.look(m).short}{' scratch' * (e == 'scratch' and m in of_scratch)} {s.upper()}"
             for m, e, s in columns
@@ -139,7 +145,7 @@ def notices(contract: Contract, without: str = "") -> list[str]:
 
 
 def make(workdir: str) -> str:
-    """Writes `report.html` and `figures/` in the workdir and returns the page's path.
+    """Writes `report.html`, `tables.md` and `figures/` in the workdir and returns the page's path.
 
     Raises:
       InputError: the workdir has no checkpoint, or its data set is gone.
@@ -214,29 +220,27 @@ def make(workdir: str) -> str:
     metrics_csv = os.path.join(workdir, "metrics.csv")
     training = figures.loss_curves(metrics_csv, directory, contract.simulated) if os.path.exists(metrics_csv) else None
     distribution = survey_page.class_distribution([contract], directory)
-    html = style.render(
-        "run.html",
-        title=f"{style.look(config.get('method', 'fusionx')).name} on {contract.name}",
-        subtitle=f"{config.model.size} network, {config.masking} masking, step {saved.step}; "
+    values = {
+        "title": f"{style.look(config.get('method', 'fusionx')).name} on {contract.name}",
+        "subtitle": f"{config.model.size} network, {config.masking} masking, step {saved.step}; "
         f"{', '.join(f'{contract.splits[s]} {s}' for s in _SPLITS if s in contract.splits)} tiles of "
         + ", ".join(f"{n} ({m.level}, {len(m.bands)} bands)" for n, m in contract.modalities.items()),
-        notices=notices(contract, nothing),
-        claims=claims,
-        tasks=tasks,
-        classes=class_table(rows),
-        reconstructions=picture,
-        training=style.embed(training) if training else None,
-        distribution=style.embed(distribution) if distribution else None,
-        data_text=f"{contract.source_version}. Splits: {contract.split_origin}. Licence: {contract.licence}. "
+        "notices": notices(contract, nothing),
+        "claims": claims,
+        "tasks": tasks,
+        "classes": class_table(rows),
+        "reconstructions": picture,
+        "training": style.embed(training) if training else None,
+        "distribution": style.embed(distribution) if distribution else None,
+        "data_text": f"{contract.source_version}. Splits: {contract.split_origin}. Licence: {contract.licence}. "
         f"{contract.citation} {' '.join(contract.notes)}",
-        protocol=_protocol(rows, config, saved),
-        commands=_commands(workdir, dataset),
-        config=json.dumps(config_lib.to_json(config), indent=1, sort_keys=True),
-        contract=contract.to_json(),
-    )
-    page = os.path.join(workdir, "report.html")
-    style.write_page(page, html)
-    return page
+        "protocol": _protocol(rows, config, saved),
+        "commands": _commands(workdir, dataset),
+        "config": json.dumps(config_lib.to_json(config), indent=1, sort_keys=True),
+        "contract": contract.to_json(),
+    }
+    style.write(os.path.join(workdir, "tables.md"), "tables.md", **values)
+    return style.write(os.path.join(workdir, "report.html"), "run.html", **values)
 
 
 def _protocol(rows: Sequence[results.Row], config, saved: checkpoint.Saved) -> list[str]:
@@ -283,7 +287,8 @@ def short(path: str) -> str:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="fusionx report", description="Writes report.html and figures/ into a workdir, from what is there."
+        prog="fusionx report",
+        description="Writes report.html, tables.md and figures/ into a workdir, from what is there.",
     )
     parser.add_argument(
         "--workdir", required=True, metavar="W", help="workdir of `fusionx pretrain` or of a comparison"

@@ -127,19 +127,19 @@ def embed(path: str) -> str:
         return "data:image/png;base64," + base64.b64encode(f.read()).decode()
 
 
-def render(template: str, **values: Any) -> str:
-    """A page from a template of this package; a value that the template asks for and does not get is an error."""
+def write(path: str, template: str, **values: Any) -> str:
+    """Writes a page or Markdown file from a template of this package under its name only when complete.
+
+    A value that the template asks for and does not get is an error. Returns the path.
+    """
     import jinja2
 
-    loader = jinja2.PackageLoader("fusionx_jax.report", ".")
-    return (
-        jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-        .get_template(template)
-        .render(**values)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fusionx_jax.report", "."),
+        autoescape=template.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
     )
-
-
-def write_page(path: str, html: str) -> None:
-    """Writes a page under its name only when complete."""
+    text = environment.get_template(template).render(**values)
     with files.replacing(path) as f:
-        f.write(html)
+        f.write(text)
+    return path

@@ -79,17 +79,15 @@ def write(surveys: Sequence[Survey], out: str) -> str:
                 "contract": c.to_json(),
             }
         )
-    html = style.render(
+    os.makedirs(out, exist_ok=True)
+    return style.write(
+        os.path.join(out, "inspect.html"),
         "survey.html",
         title="Prepared sets",
         subtitle=", ".join(f"{c.name}: {sum(c.splits.values())} tiles" for c in contracts),
         distribution=style.embed(distribution) if distribution else None,
         sets=sets,
     )
-    page = os.path.join(out, "inspect.html")
-    os.makedirs(out, exist_ok=True)
-    style.write_page(page, html)
-    return page
 
 
 def _figure(path: str, caption: str) -> dict[str, str]:

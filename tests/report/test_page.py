@@ -39,6 +39,25 @@ def test_numbers_on_the_page_are_those_of_the_rows(reported):
             assert f"<td>{100 * r.value:.1f}<small>{100 * r.ci_low:.1f}–{100 * r.ci_high:.1f}" in html
 
 
+def test_the_tables_are_left_as_markdown_with_the_same_numbers(reported):
+    lines = (reported / "tables.md").read_text().splitlines()
+    own = [x for x in lines if x.startswith("| FusionX-Net (linear probe) |")]
+    rows = results.select(results.read(reported / results.FILE_NAME), task="multi")
+    of = [
+        r for r in rows if (r.method, r.evaluator, r.modalities, r.seed) == ("fusionx", "linear_probe", "s1+s2", "all")
+    ]
+    scores = [r for r in of if r.metric == "macro_map"]
+    cells = [c.strip() for c in own[0].strip("|").split("|")[1:]]
+    assert [c.split(" ")[0] for c in cells] == [f"{100 * r.value:.1f}" for r in scores]
+    tables = [i for i, x in enumerate(lines) if x.startswith("|---")]
+    assert len(tables) >= 5
+    for i in tables:  # whole tables: a head, then lines of as many columns, up to a blank line
+        end = next(j for j in range(i, len(lines) + 1) if j == len(lines) or not lines[j])
+        assert end > i + 1
+        assert {x.count("|") for x in lines[i - 1 : end]} == {lines[i].count("|")}
+    assert "**All data on this page are simulated." in "\n".join(lines)
+
+
 def test_figures_are_left_as_png_svg_and_pdf(reported):
     names = set(os.listdir(reported / "figures"))
     for name in ("label_efficiency_multi", "label_efficiency_single", "reconstructions", "training", "classes"):
