@@ -12,9 +12,9 @@ SLOW_TIMEOUT ?= 3500
 WORKERS ?= 2
 
 PAPER := $(RUNS)/paper_cpu
-SWEEP = $(BIN)/python -m experiments.label_sweep --config=configs/paper_cpu.py --workdir=$(PAPER) --dataset=$(SIMULATED) --jobs=2
+SWEEP = $(BIN)/python -m experiments.label_sweep --config=configs/paper_cpu.py --dataset=$(SIMULATED) --jobs=2
 
-.PHONY: help install demo paper-cpu test test-slow lint format clean
+.PHONY: help install demo paper-cpu paper-cpu-tuning test test-slow lint format clean
 
 help:
 	@echo "make demo       install into $(VENV), simulate, pretrain, evaluate; open $(DEMO)/report.html"
@@ -40,9 +40,13 @@ demo: $(READY)
 
 paper-cpu: $(READY)
 	$(BIN)/python -m data.prepare simulated --out=$(PREPARED) --num_tiles=10000
-	$(BIN)/python -m configs.paper_cpu | xargs -L1 $(SWEEP)
+	$(BIN)/python -m configs.paper_cpu | xargs -L1 $(SWEEP) --workdir=$(PAPER)
 	$(SWEEP) --workdir=$(PAPER)_bands --methods=fusionx_bands --config.evaluate.evaluators="('linear_probe',)"
 	$(BIN)/python -m fusionx_jax report --workdir=$(PAPER)
+
+paper-cpu-tuning: $(READY)
+	$(BIN)/python -m data.prepare simulated --out=$(PREPARED) --num_tiles=10000
+	$(BIN)/python -m configs.paper_cpu tuning | xargs -L1 $(SWEEP) --workdir=$(PAPER)_tuning
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

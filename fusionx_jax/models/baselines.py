@@ -232,8 +232,10 @@ class _ContrastiveHead(nn.Module):
 class ResNetEncoder(nn.Module):
     """A residual network (arXiv 1512.03385, section 4.2's layout for small images) over stacked channels.
 
-    Three stages of `depth` basic blocks, of a quarter, a half and the whole of `size.width`; strides 2, 2, 2. Group
-    normalisation (arXiv 1803.08494) instead of batch normalisation: it keeps no running state.
+    Three stages of `depth` basic blocks, of a quarter, a half and the whole of `size.width`; strides 2, 2, 2. Instead of
+    batch normalisation, which keeps a running state, each place is normalised over its channels, and convolutions have
+    biases (as in ConvNeXt, arXiv 2201.03545, section 2.6): group normalisation over a whole tile would take away how
+    bright the tile is, which tells much of what it shows.
     """
 
     config: fusionx.FusionXConfig
@@ -258,12 +260,12 @@ class ResNetEncoder(nn.Module):
 
     def _conv(self, x, features, kernel, stride, name):
         return nn.Conv(
-            features, (kernel, kernel), (stride, stride), use_bias=False, dtype=x.dtype, name=name,
+            features, (kernel, kernel), (stride, stride), dtype=x.dtype, name=name,
             kernel_init=nn.initializers.he_normal(),
         )(x)  # fmt: skip
 
     def _norm(self, x, name):
-        return nn.GroupNorm(num_groups=min(8, x.shape[-1]), dtype=x.dtype, name=name)(x)
+        return nn.LayerNorm(dtype=x.dtype, name=name)(x)
 
 
 class ResNet(nn.Module):

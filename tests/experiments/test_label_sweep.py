@@ -179,15 +179,16 @@ def test_unknown_methods_and_folders_are_refused(simulated, tmp_path):
         comparison.make(str(tmp_path))
 
 
-def test_every_sweep_of_the_comparison_names_methods_and_settings_that_exist():
+@pytest.mark.parametrize(("option", "sweeps"), [("", paper_cpu.SWEEPS), ("tuning", paper_cpu.TUNING)])
+def test_every_sweep_of_the_comparison_names_methods_and_settings_that_exist(option, sweeps):
     done = subprocess.run(
-        "python -m configs.paper_cpu | xargs -L1 python -c 'import json, sys; print(json.dumps(sys.argv[1:]))'".replace(
+        f"python -m configs.paper_cpu {option} | xargs -L1 python -c 'import json, sys; print(json.dumps(sys.argv[1:]))'".replace(
             "python", sys.executable
         ),
         shell=True, cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [tuple(line) for line in lines] == list(paper_cpu.SWEEPS)  # quotes come through as the Makefile passes them
+    assert [tuple(line) for line in lines] == list(sweeps)  # quotes come through as the Makefile passes them
     for line in lines:
         methods = next(a for a in line if a.startswith("--methods=")).removeprefix("--methods=").split(",")
         for method in methods:
