@@ -232,9 +232,9 @@ class _ContrastiveHead(nn.Module):
 class ResNetEncoder(nn.Module):
     """A residual network (arXiv 1512.03385, section 4.2's layout for small images) over stacked channels.
 
-    Three stages of `depth` basic blocks, of a quarter, a half and the whole of `size.width`; strides 2, 2, 2. Instead of
-    batch normalisation, which keeps a running state, each place is normalised over its channels, and convolutions have
-    biases (as in ConvNeXt, arXiv 2201.03545, section 2.6): group normalisation over a whole tile would take away how
+    Three stages of `depth` basic blocks, of a quarter, a half and the whole of `size.width`; strides 2, 2, 2. Batch
+    normalisation would keep a running state; instead each place is normalised over its channels, and convolutions have
+    biases (as in ConvNeXt, arXiv 2201.03545, section 2.6). Group normalisation over a whole tile would take away how
     bright the tile is, which tells much of what it shows.
     """
 
