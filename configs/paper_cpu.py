@@ -87,7 +87,7 @@ def get_config(options: str = ""):
     s.min_steps = 100
     s.eval_every = 50
     s.val_tiles = 300
-    s.learning_rates = (1e-3, 3e-3)
+    s.learning_rates = (3e-3, 1e-2)
     f = e.finetune
     f.update({k: s[k] for k in ("tasks", "batch_size", "eval_every", "val_tiles")})
     f.seeds = 1

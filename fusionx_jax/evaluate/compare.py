@@ -63,7 +63,7 @@ def describe(setting: run.Setting) -> dict[str, Any]:
         "seed": config.seed,
         # Groups of bands are a network's own too: the set is named without them.
         "judged_by": judged_by(config, tiles.open_sets(setting.prepared.directory)),
-        "evaluators": run.evaluator_settings(config),
+        "evaluators": run.evaluator_settings(config, leave_out=("learning_rates",)),  # tuned for each method
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes)),
         "encoder_parameters": encoder,
         "flops_per_pair": pretrain.flops_per_pair(config, setting.model, setting.saved.contract),

@@ -625,10 +625,11 @@ def shared_settings(config: ConfigDict) -> dict[str, Any]:
     return {k: v for k, v in config_lib.to_json(config)["evaluate"].items() if k not in free}
 
 
-def evaluator_settings(config: ConfigDict) -> dict[str, str]:
-    """By evaluator, a word for the settings that touch its cells alone."""
+def evaluator_settings(config: ConfigDict, leave_out: Sequence[str] = ()) -> dict[str, str]:
+    """By evaluator, a word for the settings that touch its cells alone, without some of them."""
     e = config_lib.to_json(config)["evaluate"]
-    return {x: _digest({k: v for k, v in e[key].items() if k not in ("seeds", "tasks")}) for x, key in _OWN.items()}
+    out = ("seeds", "tasks", *leave_out)
+    return {x: _digest({k: v for k, v in e[key].items() if k not in out}) for x, key in _OWN.items()}
 
 
 def cell_store(setting: Setting) -> cells_lib.Store:
