@@ -63,7 +63,8 @@ def describe(setting: run.Setting) -> dict[str, Any]:
         "seed": config.seed,
         # Groups of bands are a network's own too: the set is named without them.
         "judged_by": judged_by(config, tiles.open_sets(setting.prepared.directory)),
-        "evaluators": run.evaluator_settings(config, leave_out=("learning_rates",)),  # tuned for each method
+        "evaluators": run.evaluator_settings(config, leave_out=("learning_rates",)),  # these are tuned for each method
+        "cell_settings": run.evaluator_settings(config),
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes)),
         "encoder_parameters": encoder,
         "flops_per_pair": pretrain.flops_per_pair(config, setting.model, setting.saved.contract),
@@ -117,7 +118,7 @@ def members(workdir: str) -> dict[str, list[Member]]:
                 continue
             about["context"]["checkpoint"] = os.path.relpath(own, workdir)  # tables travel, folders stay
             folder = os.path.join(own, "cells", os.path.basename(about["cells"]))
-            held = cells_lib.Store(folder, about["evaluators"]).read_all()
+            held = cells_lib.Store(folder, about.get("cell_settings", about["evaluators"])).read_all()
             out.setdefault(method, []).append(Member(about, held))
     every = {m.about["context"]["checkpoint"]: m for pretrainings in out.values() for m in pretrainings}
     check_alike({name: m.about["judged_by"] for name, m in every.items()})
