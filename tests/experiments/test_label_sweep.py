@@ -210,3 +210,12 @@ def test_the_command_compares_methods_side_by_side_and_resumes(simulated, tmp_pa
     assert again.returncode == 0, again.stderr
     assert {r.num_pretrainings for r in results.read(tmp_path / "results.csv") if r.method == "mae_s1"} == {1, 2}
     assert_clear(run_cli(*arguments[:1], "--methods=magic", *arguments[3:]), 2, "no method 'magic'")
+
+
+def test_rates_tuned_for_each_network_do_not_forbid_comparing_them_but_keep_their_cells_apart():
+    one, other = (
+        sweep.load("configs/paper_cpu.py", "supervised_vit", [f"--config.evaluate.supervised.learning_rates=({r},)"])
+        for r in ("3e-3", "1e-2")
+    )
+    assert run.evaluator_settings(one)["scratch"] != run.evaluator_settings(other)["scratch"]
+    assert run.evaluator_settings(one, ["learning_rates"]) == run.evaluator_settings(other, ["learning_rates"])
