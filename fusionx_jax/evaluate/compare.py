@@ -118,7 +118,7 @@ def members(workdir: str) -> dict[str, list[Member]]:
                 continue
             about["context"]["checkpoint"] = os.path.relpath(own, workdir)  # tables travel, folders stay
             folder = os.path.join(own, "cells", os.path.basename(about["cells"]))
-            held = cells_lib.Store(folder, about.get("cell_settings", about["evaluators"])).read_all()
+            held = cells_lib.Store(folder, about["cell_settings"]).read_all()
             out.setdefault(method, []).append(Member(about, held))
     every = {m.about["context"]["checkpoint"]: m for pretrainings in out.values() for m in pretrainings}
     check_alike({name: m.about["judged_by"] for name, m in every.items()})
@@ -140,7 +140,7 @@ def read_member(workdir: str, method: str, seed: int) -> dict[str, Any] | None:
     try:
         with open(path, encoding="utf-8") as f:
             about = json.load(f)
-        if not {"seed", "judged_by", "evaluators", "context", "cells"} <= about.keys():
+        if not {"seed", "judged_by", "evaluators", "cell_settings", "context", "cells"} <= about.keys():
             raise ValueError("it lacks how the run was judged")
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be used ({error}); remove it and run the same sweep again.") from error
