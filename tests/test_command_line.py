@@ -71,6 +71,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_train_step_evaluation_and_report_run_without_tensorflow(tmp_path, trained, simulated):
     import shutil
 

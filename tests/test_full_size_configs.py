@@ -65,6 +65,7 @@ def test_every_method_traces_at_full_size(base):
         assert metrics["loss"].shape == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", sorted(SETS))
 def test_a_step_at_reduced_size_runs_and_is_finite(base):
     c = sweep.load(

@@ -145,6 +145,7 @@ def test_a_config_that_cannot_run_leaves_the_workdir_free(tiny_config, tmp_path,
         assert not (tmp_path / "w" / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_starting_from_other_weights_keeps_their_statistics_unless_told(trained, tiny_config, tmp_path):
     from data import writer
     from data.simulated.builder import Simulated
@@ -189,6 +190,7 @@ def test_tiles_that_are_no_multiple_of_the_patch_are_padded_and_trained_on(tiny_
     assert np.isfinite(float(_rows(tmp_path)[-1]["loss"]))
 
 
+@pytest.mark.slow
 def test_groups_of_bands_train_and_are_judged_with_one_left_out(simulated, tmp_path):
     from fusionx_jax.evaluate import features, run
 
@@ -203,6 +205,7 @@ def test_groups_of_bands_train_and_are_judged_with_one_left_out(simulated, tmp_p
     assert {k for k in pools if k.endswith("_mean")} == {"s1_mean", "s2_10m_mean", "s2_60m_mean"}
 
 
+@pytest.mark.slow
 def test_a_mask_schedule_changes_the_ratio_at_its_step_and_resumes(tiny_config, tmp_path):
     tiny_config = config.override(tiny_config, EARLY)
     tiny_config.mask_schedule = ((3, 0.5),)

@@ -36,6 +36,7 @@ def _losses(tmp_path, simulated, devices, data, fsdp, *more):
     return [float(line.split(",")[column]) for line in lines[1:]]
 
 
+@pytest.mark.slow
 def test_eight_devices_follow_the_loss_curve_of_one(tmp_path, simulated):
     one = _losses(tmp_path, simulated, 1, 1, 1, *EARLY)
     assert len(one) == 6

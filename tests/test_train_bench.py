@@ -34,6 +34,7 @@ def test_train_bench_prints_one_object_and_leaves_a_table_of_operations(tmp_path
     assert 0 < sum(r["share"] for r in size["profile"]) <= 1 + 1e-6
 
 
+@pytest.mark.slow
 def test_train_bench_reads_prepared_tiles(simulated):
     done = run_cli("fusionx_jax", "bench", "train", "--config=configs/demo.py", f"--dataset={simulated}", *SHORT[:-1], *EARLY)  # fmt: skip
     assert done.returncode == 0, done.stderr

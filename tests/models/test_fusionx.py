@@ -201,6 +201,7 @@ def test_the_share_of_own_blocks_follows_the_size_and_must_be_a_share(simulated)
         build.make_model(config, contract.modalities)
 
 
+@pytest.mark.slow
 def test_computing_blocks_again_changes_memory_and_not_gradients():
     def compiled(remat):
         size = dataclasses.replace(SIZE, width=64, depth=12)
