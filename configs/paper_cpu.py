@@ -20,7 +20,7 @@ LEARNING_RATES = {
     "stacked_mae": 12e-3,
     "multimae": 48e-3,
     "croma": 12e-3,
-    "contrastive": 12e-3,
+    "contrastive": 6e-3,
 }
 
 METHODS = (

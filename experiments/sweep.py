@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -39,12 +40,14 @@ def load(base: str, method: str, overrides: Sequence[str]) -> ConfigDict:
         known = sorted(f[:-3] for f in os.listdir(os.path.dirname(path)) if f.endswith(".py") and f[0] != "_")
         raise InputError(f"There is no method {name!r}; configs/methods/ has {', '.join(known)}.")
     c = config_lib.load_file(f"{path}:{stem}")
-    never_trained = not c.num_steps
+    never_trained, from_scratch = not c.num_steps, c.evaluate.evaluators == ("scratch",)
     c = config_lib.override(c, overrides)
     c = config_lib.override(c, [f"--config.{change}" for change in changes])
     with c.unlocked():
         if never_trained:  # the command line's number of steps is for those that are
             c.num_steps = 0
+        if from_scratch:  # and its evaluators for networks that have features without labels
+            c.evaluate.evaluators = ("scratch",)
         c.method = method
         # The floors are methods of the sweep; band statistics need no network and go with the untrained one.
         c.evaluate.floors = ("band_statistics",) if name == "untrained" else ()
@@ -73,8 +76,9 @@ def run_all(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     """All methods and seeds, `jobs` at a time, each in a process of its own; then the tables."""
     methods = [m for m in args.methods.split(",") if m]
     configs = {m: load(args.config, m, overrides) for m in methods}
+    prepared = tiles.open_sets(args.dataset)
     for c in configs.values():  # before hours of pretraining
-        run.check(c)
+        run.check(c, prepared)
     # The first seed of every method before the second of any; networks without pretraining have one.
     wanted = [
         (m, s)
@@ -82,12 +86,13 @@ def run_all(args: argparse.Namespace, overrides: Sequence[str]) -> int:
         for m in methods
         if not s or set(configs[m].evaluate.evaluators) != {"scratch"}
     ]
-    _check_comparable(args, configs, wanted)
+    _check_comparable(args, prepared, configs, wanted)
     os.makedirs(args.workdir, exist_ok=True)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     running: dict[int, tuple[subprocess.Popen, str, int]] = {}
     failed, todo = [], list(wanted)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    _keep_settings(args, overrides, methods, wanted)  # first, so that a sweep cut short can be reported
     with contextlib.ExitStack() as stack, progress.Progress(len(wanted), "sweep", "run") as bar:
         while todo or running:
             for slot in range(args.jobs):
@@ -106,14 +111,6 @@ def run_all(args: argparse.Namespace, overrides: Sequence[str]) -> int:
                     failed.append((method, seed))
                     log = os.path.join(compare.place(args.workdir, method, seed), "sweep.log")
                     progress.logger.error("%s, seed %d: failed with status %d; see %s.", method, seed, status, log)
-    with files.replacing(os.path.join(args.workdir, SETTINGS_FILE)) as f:
-        known = _known(args.workdir)
-        members = {m: sorted({*known.get(m, []), *(s for n, s in wanted if n == m)}) for m in {*known, *methods}}
-        order = [*known, *(m for m in methods if m not in known)]
-        json.dump(
-            {"config": args.config, "dataset": tiles.absolute(args.dataset), "methods": {m: members[m] for m in order}},
-            f, indent=1,
-        )  # fmt: skip
     compare.write_tables(args.workdir)
     rows = results.read(os.path.join(args.workdir, results.FILE_NAME))
     print(run.summary(rows))
@@ -124,16 +121,35 @@ def run_all(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
-def _check_comparable(args: argparse.Namespace, configs: dict[str, ConfigDict], wanted: list[tuple[str, int]]) -> None:
+def _keep_settings(args: argparse.Namespace, overrides: Sequence[str], methods: Sequence[str], wanted) -> None:
+    """Adds this command and its methods and seeds to what the comparison's folder knows."""
+    known = _known(args.workdir)
+    members = {m: known["methods"].get(m, []) for m in [*known["methods"], *methods]}
+    members = {m: sorted({*seeds, *(s for n, s in wanted if n == m)}) for m, seeds in members.items()}
+    command = [f"--config={args.config}", f"--methods={args.methods}", f"--seeds={args.seeds}", *overrides]
+    commands = [*(c for c in known["commands"] if c != command), command]
+    with files.replacing(os.path.join(args.workdir, SETTINGS_FILE)) as f:
+        json.dump({"dataset": tiles.absolute(args.dataset), "methods": members, "commands": commands}, f, indent=1)
+
+
+def _check_comparable(
+    args: argparse.Namespace,
+    prepared: tiles.Readable,
+    configs: dict[str, ConfigDict],
+    wanted: list[tuple[str, int]],
+) -> None:
     """Refuses to add to a comparison what would be judged in another way than the runs that stay as they are."""
-    prepared = tiles.open_sets(args.dataset)
     judged = {f"{m} (now)": compare.judged_by(c, prepared) for m, c in configs.items()}
-    for method, seeds in _known(args.workdir).items():
+    used = {f"{m} (now)": (compare.evaluator_words(c), set(c.evaluate.evaluators)) for m, c in configs.items()}
+    for method, seeds in _known(args.workdir)["methods"].items():
         for seed in seeds:
             about = compare.read_member(args.workdir, method, seed) if (method, seed) not in wanted else None
             if about is not None:
-                judged[f"{method}, seed {seed}"] = about["judged_by"]
+                name = f"{method}, seed {seed}"
+                judged[name] = about["judged_by"]
+                used[name] = (about["evaluators"], compare.evaluators_used(about, args.workdir, method, seed))
     compare.check_alike(judged)
+    compare.check_evaluators_alike(used)
 
 
 def _stop(process: subprocess.Popen) -> None:
@@ -143,12 +159,11 @@ def _stop(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def _known(workdir: str) -> dict[str, list[int]]:
-    path = os.path.join(workdir, SETTINGS_FILE)
-    if not os.path.exists(path):
-        return {}
-    with open(path, encoding="utf-8") as f:
-        return json.load(f)["methods"]
+def _known(workdir: str) -> dict[str, Any]:
+    """What the folder knows of earlier commands; nothing where there was none."""
+    if not os.path.exists(os.path.join(workdir, SETTINGS_FILE)):
+        return {"methods": {}, "commands": []}
+    return compare.read_settings(workdir)
 
 
 def _start(args, overrides, method, seed, slot, cores) -> subprocess.Popen:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from fusionx_jax.masking import Mask
 
 _EPSILON = 1e-6
+_NEVER = -1e9  # the score of what must not be chosen; finite, so that gradients are
 
 
 def patch_moments(
@@ -75,13 +76,16 @@ def reconstruction(
 
 
 def info_nce(
-    embedded: Mapping[str, Float[Array, "batch dim"]], temperature: float
+    embedded: Mapping[str, Float[Array, "batch dim"]],
+    temperature: float,
+    present: Mapping[str, Bool[Array, "batch"]] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Symmetric InfoNCE between every two modalities of the same tiles, the rest of the batch being negatives.
 
     CROMA (arXiv 2311.00566, section 3) and CLIP (arXiv 2103.00020): embeddings of unit length, scaled dot products,
-    cross-entropy both ways; a mean over pairs of modalities. Also returns how often a tile's nearest neighbour in the
-    other modality is itself.
+    cross-entropy both ways; a mean over pairs of modalities. Where `present` says that a tile shows nothing of a
+    modality, it is neither a pair nor a negative there. Also returns how often a tile's nearest neighbour in the other
+    modality is itself.
     """
     # Not the norm itself: an example without a visible token is embedded as zero, where its gradient is not a number.
     unit = {n: e * jax.lax.rsqrt((e**2).sum(-1, keepdims=True) + 1e-12) for n, e in embedded.items()}
@@ -89,9 +93,14 @@ def info_nce(
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
             logits = unit[a] @ unit[b].T / temperature
-            for scores in (logits, logits.T):
-                losses.append(-jnp.diagonal(jax.nn.log_softmax(scores)).mean())
-                hits.append((scores.argmax(1) == jnp.arange(len(scores))).mean())
+            every = jnp.ones(len(logits), bool)
+            shown = {n: (present or {}).get(n, every) for n in (a, b)}
+            pairs = shown[a] & shown[b]
+            count = jnp.maximum(pairs.sum(), 1)
+            for scores, candidates in ((logits, shown[b]), (logits.T, shown[a])):
+                scores = jnp.where(candidates, scores, _NEVER)
+                losses.append(jnp.where(pairs, -jnp.diagonal(jax.nn.log_softmax(scores)), 0).sum() / count)
+                hits.append((pairs & (scores.argmax(1) == jnp.arange(len(scores)))).sum() / count)
     return jnp.stack(losses).mean(), jnp.stack(hits).mean()
 
 

@@ -84,7 +84,8 @@ class Objective:
             total, by_modality = losses.reconstruction(out.predicted, patches, masks, self.target, self.weights, valid)
             logged |= {f"loss_{m}": v for m, v in by_modality.items()}
         if out.embedded:
-            contrast, hits = losses.info_nce(out.embedded, self.temperature)
+            present = {n: m.visible_ok.any(1) for n, m in masks.items() if m.visible_ok is not None}
+            contrast, hits = losses.info_nce(out.embedded, self.temperature, present)
             total += self.contrast_weight * contrast
             logged |= {"loss_contrast": contrast, "matched": hits}
         return total, {"loss": total, **logged}

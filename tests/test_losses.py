@@ -101,6 +101,15 @@ def test_info_nce_is_the_cross_entropy_of_scikit_learn_both_ways():
         np.mean([(scores.argmax(1) == np.arange(6)).mean() for scores in (logits, logits.T)]), rel=1e-5
     )
     assert losses.info_nce({"s1": jnp.asarray(a), "s2": jnp.asarray(a)}, 0.01)[1] == 1.0
+    some = {"s1": jnp.array([True, True, False, True, True, True]), "s2": jnp.array([True] * 5 + [False])}
+    few, _ = losses.info_nce({"s1": jnp.asarray(a), "s2": jnp.asarray(b)}, 0.5, some)
+    pairs, alone = [0, 1, 3, 4], []  # s1 also has tile 5, s2 also tile 2: negatives of the other sensor's tiles
+    for scores in (logits[:, [0, 1, 3, 4, 2]][pairs], logits.T[:, [0, 1, 3, 4, 5]][pairs]):
+        probability = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+        alone.append(log_loss(np.arange(4), probability, labels=np.arange(5)))
+    assert float(few) == pytest.approx(np.mean(alone), rel=1e-4)
+    none, _ = losses.info_nce({"s1": jnp.asarray(a), "s2": jnp.asarray(b)}, 0.5, {"s1": jnp.zeros(6, bool)})
+    assert float(none) == 0.0
     nothing = jnp.asarray(a).at[2].set(0.0)  # an example of which nothing is visible
     slope = jax.grad(lambda x: losses.info_nce({"s1": x, "s2": jnp.asarray(b)}, 0.5)[0])(nothing)
     assert np.isfinite(slope).all()

@@ -18,7 +18,8 @@ GROUPS = {
 
 
 def get_config(options: str = ""):
-    c = methods.start(options, "fusionx_bands")
+    c = methods.start(options, "fusionx")  # with the rate that was tuned for it
+    c.method = "fusionx_bands"
     c.band_groups = ConfigDict(GROUPS)
     c.modalities = ("s1", *GROUPS)
     c.loss_weights = ConfigDict(dict.fromkeys(c.modalities, 1.0))

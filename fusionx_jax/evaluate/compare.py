@@ -7,7 +7,7 @@ A comparison is a folder with `sweep.json` (methods and seeds) and one workdir f
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -54,6 +54,11 @@ def judged_by(config: ConfigDict, prepared: tiles.Readable) -> dict[str, Any]:
     }
 
 
+def evaluator_words(config: ConfigDict) -> dict[str, str]:
+    """By evaluator, a word for its own settings as far as all members must share them: rates are tuned by method."""
+    return run.evaluator_settings(config, leave_out=("learning_rates",))
+
+
 def describe(setting: run.Setting) -> dict[str, Any]:
     """What a comparison says of one pretraining beside its cells: how it was judged, its cost, its rows' context."""
     config = setting.config
@@ -63,7 +68,7 @@ def describe(setting: run.Setting) -> dict[str, Any]:
         "seed": config.seed,
         # Groups of bands are a network's own too: the set is named without them.
         "judged_by": judged_by(config, tiles.open_sets(setting.prepared.directory)),
-        "evaluators": run.evaluator_settings(config, leave_out=("learning_rates",)),  # these are tuned for each method
+        "evaluators": evaluator_words(config),
         "cell_settings": run.evaluator_settings(config),
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes)),
         "encoder_parameters": encoder,
@@ -88,7 +93,7 @@ def _speed(workdir: str) -> float | None:
 
 
 def read_settings(workdir: str) -> dict[str, Any]:
-    """The methods and seeds of a comparison.
+    """The data set, the methods with their seeds, and the commands of a comparison.
 
     Raises:
       InputError: the folder is none, or its file is damaged.
@@ -96,7 +101,10 @@ def read_settings(workdir: str) -> dict[str, Any]:
     path = os.path.join(workdir, SETTINGS_FILE)
     try:
         with open(path, encoding="utf-8") as f:
-            return json.load(f)
+            settings = json.load(f)
+        if not isinstance(settings, dict) or not {"dataset", "methods"} <= settings.keys():
+            raise ValueError("it names no data set or no methods")
+        return {"commands": [], **settings}
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read ({error}); give the workdir of `python -m experiments.label_sweep`."
@@ -117,15 +125,29 @@ def members(workdir: str) -> dict[str, list[Member]]:
             if about is None:
                 continue
             about["context"]["checkpoint"] = os.path.relpath(own, workdir)  # tables travel, folders stay
-            folder = os.path.join(own, "cells", os.path.basename(about["cells"]))
-            held = cells_lib.Store(folder, about["cell_settings"]).read_all()
-            out.setdefault(method, []).append(Member(about, held))
+            out.setdefault(method, []).append(Member(about, _cells_of(about, own)))
     every = {m.about["context"]["checkpoint"]: m for pretrainings in out.values() for m in pretrainings}
     check_alike({name: m.about["judged_by"] for name, m in every.items()})
-    for evaluator in {e for m in every.values() for e in m.about["evaluators"]}:
-        used = {name: m for name, m in every.items() if any(g[3] == evaluator for g in m.cells)}
-        check_alike({name: {evaluator: m.about["evaluators"][evaluator]} for name, m in used.items()})
+    check_evaluators_alike({name: (m.about["evaluators"], {g[3] for g in m.cells}) for name, m in every.items()})
     return out
+
+
+def _cells_of(about: Mapping[str, Any], place: str) -> dict[Group, Cells]:
+    folder = os.path.join(place, "cells", os.path.basename(about["cells"]))  # where it is now; folders are moved
+    return cells_lib.Store(folder, about["cell_settings"]).read_all()
+
+
+def evaluators_used(about: Mapping[str, Any], workdir: str, method: str, seed: int) -> set[str]:
+    """The evaluators that a finished pretraining was judged with."""
+    return {group[3] for group in _cells_of(about, place(workdir, method, seed))}
+
+
+def check_evaluators_alike(judged: Mapping[str, tuple[Mapping[str, str], Collection[str]]]) -> None:
+    """Refuses runs (by name: the word of every evaluator's settings, and the evaluators used) that used an evaluator
+    with other settings than the first that did."""
+    for evaluator in sorted({e for words, _ in judged.values() for e in words}):
+        used = {name: {evaluator: words[evaluator]} for name, (words, of) in judged.items() if evaluator in of}
+        check_alike(used)
 
 
 def read_member(workdir: str, method: str, seed: int) -> dict[str, Any] | None:
@@ -176,10 +198,16 @@ def _means(pretrainings: Sequence[Cells], label: str, metric: str, seeds: Sequen
     return metrics.resampled_means(results.vectors(pretrainings, label, metric, seeds), seed=0) if seeds else None
 
 
-def _shared(ours: Sequence[Cells], theirs: Sequence[Cells], label: str) -> list[int]:
-    """Label subsets that both sides were judged with, the same tiles in all pretrainings."""
+def _shared(ours: Sequence[Cells], theirs: Sequence[Cells], label: str) -> tuple[list[int], list[int]]:
+    """Label subsets that both sides were judged with, the same tiles in all pretrainings: seeds for either side, which
+    differ where all labels are one subset, with which networks trained on labels are trained several times."""
     every = [*ours, *theirs]
-    return [s for s in results.complete(every, label) if len({cells[label, s].subset for cells in every}) == 1]
+    own, other = results.complete(ours, label), results.complete(theirs, label)
+    subsets = {c[label, s].subset for side, seeds in ((ours, own), (theirs, other)) for c in side for s in seeds}
+    if own and other and len(subsets) == 1:
+        return own, other
+    same = [s for s in own if s in other and len({cells[label, s].subset for cells in every}) == 1]
+    return same, same
 
 
 def _cells(pretrainings: Sequence[results.Pretraining]) -> list[Cells]:
@@ -207,21 +235,52 @@ def differences(found: Measured) -> Iterator[dict[str, Any]]:
         method, shown, task, evaluator = group
         against = "linear_probe" if evaluator == "scratch" else evaluator
         own = _cells(found.get((REFERENCE, shown, task, against), ()))
-        if method == REFERENCE or not own:
+        if method == REFERENCE or "/" in method or not own:
             continue
         metric = _main_metric(pretrainings)
         for label in _labels(pretrainings):
-            seeds = _shared(own, pretrainings, label)
+            seeds, other_seeds = _shared(own, pretrainings, label)
             if not seeds:
                 continue
-            ours, theirs = _means(own, label, metric, seeds), _means(pretrainings, label, metric, seeds)
-            value, low, high = metrics.percentiles(ours - theirs)
+            value, low, high = _gap(own, pretrainings, label, metric, seeds, other_seeds)
             verdict = "wins" if low > 0 else "loses" if high < 0 else "ties"
             yield {
                 "dataset": about.dataset, "method": method, "modalities": shown, "task": task, "evaluator": evaluator,
                 "label": label, "metric": metric, "fusionx_minus_method": value, "ci_low": low, "ci_high": high,
                 "fusionx": verdict, "label_subsets": len(seeds), "pretrainings": len(pretrainings),
                 "fusionx_pretrainings": len(own), "simulated": about.simulated,
+            }  # fmt: skip
+
+
+def _gap(ours, theirs, label, metric, seeds, other_seeds) -> tuple[float, float, float]:
+    """The difference of two means and its paired interval."""
+    return metrics.percentiles(_means(ours, label, metric, seeds) - _means(theirs, label, metric, other_seeds))
+
+
+def ablations(found: Measured) -> Iterator[dict[str, Any]]:
+    """Every variant of a method (its name with changes after slashes) less the method itself, both with the pretraining
+    seeds that both have, on the same test tiles, resamples and label subsets."""
+    for group, of_method in found.items():
+        base, _, changes = group[0].partition("/")
+        of_base = found.get((base, *group[1:]), ())
+        both = {p.seed for p in of_method} & {p.seed for p in of_base}
+        if not changes or not both:
+            continue
+        about = of_method[0].context
+        variant, plain = (_cells([p for p in side if p.seed in both]) for side in (of_method, of_base))
+        metric = _main_metric(variant)
+        for label in _labels(variant):
+            seeds, other_seeds = _shared(variant, plain, label)
+            if not seeds:
+                continue
+            value, low, high = _gap(variant, plain, label, metric, seeds, other_seeds)
+            yield {
+                "dataset": about.dataset, "method": base, "changes": changes, "modalities": group[1], "task": group[2],
+                "evaluator": group[3], "label": label, "metric": metric,
+                "value": float(_means(variant, label, metric, seeds)[0]),
+                "of_method": float(_means(plain, label, metric, other_seeds)[0]),
+                "variant_minus_method": value, "ci_low": low, "ci_high": high, "label_subsets": len(seeds),
+                "pretrainings": len(both), "simulated": about.simulated,
             }  # fmt: skip
 
 
@@ -239,7 +298,7 @@ def labels_needed(found: Measured) -> Iterator[dict[str, Any]]:
             curve = [_means(pretrainings, x, metric) for x in labels]
             if not curve or any(c is None for c in curve):
                 continue
-            counts = [float(x) * about.num_train for x in labels]
+            counts = [np.mean([c.num_labels for (name, _), c in pretrainings[0].items() if name == x]) for x in labels]
             needed = metrics.labels_needed(counts, np.stack(curve), target)
             low, high = np.percentile(needed[1:], [2.5, 97.5], method="nearest") if len(needed) > 1 else (np.nan,) * 2
             yield {
@@ -255,21 +314,26 @@ def cost(found: Mapping[str, Sequence[Member]]) -> Iterator[dict[str, Any]]:
     keys = ("parameters", "encoder_parameters", "flops_per_pair", "num_steps", "batch_size", "learning_rate")
     for method, pretrainings in found.items():
         first = pretrainings[0].about
+        own = {k: first[k] for k in keys}
+        if not first["num_steps"]:  # no pretraining, so nothing was spent on it, at no rate
+            own |= {"flops_per_pair": "", "learning_rate": ""}
         rates = [a["pairs_per_s"] for a, _ in pretrainings if a["pairs_per_s"]]
         yield {
-            "method": method, "pretrainings": len(pretrainings), **{k: first[k] for k in keys},
+            "method": method, "pretrainings": len(pretrainings), **own,
             "pairs_per_s": float(np.mean(rates)) if rates else "",
         }  # fmt: skip
 
 
 def write_tables(workdir: str) -> dict[str, list[Member]]:
-    """results.csv, differences.csv, labels_needed.csv and methods.csv of a comparison; returns its `members`."""
+    """results.csv, differences.csv, ablations.csv, labels_needed.csv and methods.csv of a comparison; returns its
+    `members`."""
     found = members(workdir)
     grouped = groups(found)
     rows = [row for group, pretrainings in grouped.items() for row in results.from_cells(group, pretrainings)]
     results.write(os.path.join(workdir, results.FILE_NAME), rows)
     for name, table in (
         ("differences.csv", differences(grouped)),
+        ("ablations.csv", ablations(grouped)),
         ("labels_needed.csv", labels_needed(grouped)),
         ("methods.csv", cost(found)),
     ):

@@ -1,4 +1,4 @@
-"""Ridge regression on frozen features: how much of each class a tile holds, or any other number of a tile.
+"""Ridge regression on frozen features: how much of each class a tile holds.
 
 Objective: mean squared error + strength * |W|^2 with a free intercept (scikit-learn's `Ridge` with alpha = n *
 strength). One singular value decomposition serves every strength; the strength is chosen by cross-validated error.

@@ -97,7 +97,7 @@ def from_cells(group: tuple[str, str, str, str], pretrainings: Sequence[Pretrain
         counts = [c.num_labels for c in cells[0]]
 
         def row(metric, seed, values, facts, own, of=pretrainings, label=label, counts=counts):
-            means = metrics.resampled_means(values, seed=0)
+            found = metrics.percentiles(metrics.resampled_means(values, seed=0))
             return Row(
                 dataset=context.dataset,
                 method=method,
@@ -109,7 +109,9 @@ def from_cells(group: tuple[str, str, str, str], pretrainings: Sequence[Pretrain
                 num_labels=facts[0].num_labels if len(own) == 1 else round(float(np.mean(counts))),
                 seed=seed,
                 metric=metric,
-                **dict(zip(("value", "ci_low", "ci_high"), metrics.percentiles(means))),
+                **dict(
+                    zip(("value", "ci_low", "ci_high"), np.clip(found, *metrics.RANGES.get(metric, (0, 1))).tolist())
+                ),
                 num_seeds=values.shape[1],
                 num_pretrainings=values.shape[0],
                 protocol=facts[0].protocol,

@@ -89,9 +89,6 @@ def prepare_setting(workdir: str, dataset: str, overrides: list[str], judged_by:
     results.read(os.path.join(workdir, results.FILE_NAME))  # rows that cannot be kept are better known now
     weights = {m: saved.contract.modalities[m] for m in config.modalities}
     check_compatible(prepared.contract, weights, have_name=dataset, want_name=saved.path)
-    statistics = config.evaluate.statistics
-    if statistics not in ("checkpoint", "dataset"):
-        raise InputError(f"evaluate.statistics is {statistics!r}; it must be 'checkpoint' or 'dataset'.")
     model = build.make_model(config, saved.contract.modalities)
     for name in weights:
         if name in prepared.contract.modalities:
@@ -210,9 +207,10 @@ def label_subsets(setting: Setting, labels: Labels) -> list[dict[str, np.ndarray
         found = subsets.read(e.subset_dir or folder, labels.ids, names, seed)
         if found is None:
             if e.subset_dir:
+                lacking = [subsets.file_name(n, seed) for n in names]
+                lacking = [n for n in lacking if not os.path.exists(os.path.join(e.subset_dir, n))]
                 raise InputError(
-                    f"evaluate.subset_dir {e.subset_dir} lacks a file such as {subsets.file_name(names[0], seed)}; "
-                    "each fraction and seed needs one."
+                    f"evaluate.subset_dir {e.subset_dir} lacks {', '.join(lacking)}; each fraction and seed needs one."
                 )
             found = subsets.draw(labels.targets["train"] > 0, fractions, e.shots, seed)
             subsets.write(folder, labels.ids, found, seed)
@@ -221,7 +219,7 @@ def label_subsets(setting: Setting, labels: Labels) -> list[dict[str, np.ndarray
 
 
 def _absent(labels: Labels, members: np.ndarray) -> str:
-    present = labels.targets["train"][members].any(0)
+    present = (labels.targets["train"][members] > 0).any(0)
     return results.join_names(c for c, p in zip(labels.classes, present) if not p)
 
 
@@ -291,10 +289,12 @@ class Judge:
             and c.subset == subsets.digest(self.drawn[seed][label])
         }
 
-    def seeds(self, label: str, most: int | None = None) -> list[int]:
-        """The label subsets to judge: with all labels they are one and the same."""
-        count = len(self.drawn) if most is None else min(most, len(self.drawn))
-        return [0] if len(self.drawn[0][label]) == len(self.labels.ids) else list(range(count))
+    def seeds(self, label: str, trainings: int | None = None) -> list[int]:
+        """The label subsets to judge. With all labels they are one and the same: once is enough, unless something is
+        trained, `trainings` times, whose start and order of tiles depend on the seed too."""
+        if trainings is not None:
+            return list(range(min(trainings, len(self.drawn))))
+        return [0] if len(self.drawn[0][label]) == len(self.labels.ids) else list(range(len(self.drawn)))
 
 
 class Source(NamedTuple):
@@ -354,8 +354,6 @@ def _probe_cells(judge: Judge, group, source: Source, wanted: list[tuple[str, in
 
 def _knn_cells(judge: Judge, group, source: Source, wanted: list[tuple[str, int]]) -> Iterator[list[cells_lib.Cell]]:
     e = judge.setting.config.evaluate
-    if e.knn.k < 1 or e.knn.temperature <= 0:
-        raise InputError(f"evaluate.knn has k {e.knn.k} and temperature {e.knn.temperature}; both must be positive.")
     train, score = features.standardise(source.features("train"), source.features(e.score_split))
     protocol = f"kNN, k {e.knn.k}, temperature {e.knn.temperature:g}{source.remark}"
     for label, seed in wanted:
@@ -430,6 +428,12 @@ def _cover_cells(judge: Judge, group, source: Source, wanted: list[tuple[str, in
     train, score = features.standardise(source.features("train"), source.features(e.score_split))
     for label, seed in wanted:
         members = judge.drawn[seed][label]
+        members = members[np.isfinite(shares[members]).all(1)]  # the others have no labelled pixel
+        if len(members) < 2:
+            raise InputError(
+                f"Task {group[2]}: of the tiles of subset {seed} with {results.label_name(label)} of the labels "
+                f"{len(members)} hold a labelled pixel; a regression needs 2. Use a larger fraction or more data."
+            )
         folds = probe.fold_numbers(shares[members] > 0, e.cv_folds, np.random.default_rng([seed, len(members)]))
         predicted, chosen = regress.fit(
             train[members], shares[members], folds, np.array(sorted(e.regularisation)), score
@@ -556,7 +560,8 @@ def plan(setting: Setting, judges: Sequence[Judge]) -> list[Work]:
     shown_with, available = shown_sets(setting)
     work = []
     for shown, zeros in shown_with:
-        called = shown + (f" (zeros for {'+'.join(zeros)})" if zeros and e.zero_fill else "")
+        known_otherwise = build.family(setting.config) not in build.ZERO_FILLED
+        called = shown + (f" (zeros for {'+'.join(zeros)})" if zeros and known_otherwise else "")
         for judge in judges:
             task, kind = judge.labels.name, judge.labels.kind
             if "+" not in shown and len(available) > 1 and task not in e.single_sensor_tasks:
@@ -569,7 +574,7 @@ def plan(setting: Setting, judges: Sequence[Judge]) -> list[Work]:
                     asked.append(evaluator)
             methods = [setting.method, *(f for f in e.floors if f != "supervised")]
             groups = [(m, called, task, x) for x in asked if kind in EVALUATORS[x][0] for m in methods]
-            if zeros and e.zero_fill:
+            if zeros and known_otherwise:
                 groups = [g for g in groups if g[0] != "band_statistics"]
             trained = {"finetune": e.finetune.tasks, "scratch": e.supervised.tasks}
             groups = [g for g in groups if task in trained.get(g[3], (task,))]
@@ -584,16 +589,19 @@ def plan(setting: Setting, judges: Sequence[Judge]) -> list[Work]:
             ):
                 groups.append(("supervised", called, task, "scratch"))
             for group in groups:
-                most = {"finetune": e.finetune.seeds, "scratch": e.supervised.seeds}.get(group[3])
-                most = e.segmentation.seeds if group[3].startswith("segment") else most
-                wanted = [(label, seed) for label in judge.drawn[0] for seed in judge.seeds(label, most)]
+                trainings = {"finetune": e.finetune.seeds, "scratch": e.supervised.seeds}.get(group[3])
+                trainings = e.segmentation.seeds if group[3].startswith("segment") else trainings
+                wanted = [(label, seed) for label in judge.drawn[0] for seed in judge.seeds(label, trainings)]
                 work.append(Work(group, judge, wanted, shown, zeros))
     return work
 
 
-def check(config: ConfigDict) -> None:
-    """Refuses settings of an evaluation that make no sense."""
+def check(config: ConfigDict, prepared: tiles.Readable | None = None) -> None:
+    """Refuses settings of an evaluation that make no sense, or, where it is given, do not fit a prepared set."""
     e = config.evaluate
+    for key, known in _CHOICES.items():
+        if e[key] not in known:
+            raise InputError(f"evaluate.{key} is {e[key]!r}; it must be one of {', '.join(known)}.")
     unknown = [f for f in e.floors if f not in FLOORS]
     if unknown:
         raise InputError(f"evaluate.floors holds {', '.join(unknown)}; it may hold {', '.join(FLOORS)}.")
@@ -613,7 +621,44 @@ def check(config: ConfigDict) -> None:
             f"evaluate.modalities is {', '.join(e.modalities)}, but the network reads {', '.join(config.modalities)}."
         )
 
+    if any(not 0 < f <= 1 for f in config.label_fractions):
+        raise InputError(f"label_fractions is {tuple(config.label_fractions)}; fractions lie above 0 and at most at 1.")
+    if e.subset_dir and not os.path.isdir(e.subset_dir):
+        raise InputError(f"evaluate.subset_dir is {e.subset_dir}, but there is no such folder.")
+    if e.knn.k < 1 or e.knn.temperature <= 0:
+        raise InputError(f"evaluate.knn has k {e.knn.k} and temperature {e.knn.temperature}; both must be positive.")
+    for part in ("supervised", "finetune", "segmentation"):
+        _check_training(f"evaluate.{part}", e[part])
+    if prepared is None:
+        return
+    count = prepared.contract.splits.get("train", 0)
+    small = [f for f in config.label_fractions if round(f * count) < 2]
+    if small:
+        raise InputError(
+            f"label_fractions holds {min(small):g}, which leaves fewer than 2 of the {count} training tiles of "
+            f"{prepared.directory}; use larger fractions or more data."
+        )
+    if e.score_split not in prepared.contract.splits or not set(e.tasks) & prepared.contract.tasks.keys():
+        raise InputError(
+            f"evaluate.score_split is {e.score_split!r} and evaluate.tasks {tuple(e.tasks)}; {prepared.directory} has "
+            f"the splits {', '.join(prepared.contract.splits)} and the tasks "
+            f"{', '.join(prepared.contract.tasks) or '(none)'}."
+        )
 
+
+def _check_training(name: str, settings: ConfigDict) -> None:
+    least = {"seeds": 1, "batch_size": 1, "num_steps": 1, "min_steps": 0, "eval_every": 1, "val_tiles": 0}
+    for key, lowest in least.items():
+        if settings.get(key, lowest) < lowest:
+            raise InputError(f"{name}.{key} is {settings[key]}; it must be at least {lowest}.")
+    rates = settings.get("learning_rates", (settings.get("learning_rate", 0),))
+    if not rates or min(rates) <= 0:
+        raise InputError(f"{name} has the rates {tuple(rates)}; at least one is needed, and all must be positive.")
+
+
+_CHOICES = {
+    "pooling": features.POOLINGS, "statistics": ("checkpoint", "dataset"), "score_split": ("test", "val"),
+}  # fmt: skip
 _OWN = {"knn": "knn", "finetune": "finetune", "scratch": "supervised"}
 _OWN |= {"segment_linear": "segmentation", "segment_decoder": "segmentation"}
 
@@ -651,7 +696,7 @@ def _digest(value: Any) -> str:
 
 
 def measure(setting: Setting) -> dict[tuple[str, str, str, str], dict[tuple[str, int], cells_lib.Cell]]:
-    """Measures the cells that are missing, each kept as soon as it is there, and returns all that are asked for.
+    """Measures the cells that are missing, each kept as soon as it is there, and returns all that there are.
 
     Raises:
       InputError: the settings make no sense, or do not fit the data.
@@ -688,6 +733,10 @@ def measure(setting: Setting) -> dict[tuple[str, str, str, str], dict[tuple[str,
                     bar.advance(len(cells))
                 have = w.judge.have(store.read(w.group))
             found[w.group] = {key: have[key] for key in w.wanted}
+    by_task = {j.labels.name: j for j in judges}
+    for group, cells in store.read_all().items():  # what was asked for before, of the same weights and labels
+        if group not in found and group[2] in by_task and (have := by_task[group[2]].have(cells)):
+            found[group] = have
     return found
 
 

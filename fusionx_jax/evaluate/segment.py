@@ -138,12 +138,13 @@ class Trainer:
 
 
 def shares(prepared: tiles.Readable, split: str, feature: str, classes: int) -> Float[np.ndarray, "tiles classes"]:
-    """The share of each class among a tile's labelled pixels; zero for a tile without any."""
+    """The share of each class among a tile's labelled pixels; NaN for a tile without any."""
     size = prepared.size(split)
     parts = []
     for start in range(0, size, 256):
         labels = prepared.read(split, np.arange(start, min(start + 256, size)), [feature])[feature]
         flat = labels.reshape(len(labels), -1)
         counts = np.stack([(flat == c).sum(1) for c in range(classes)], axis=1)
-        parts.append(counts / np.maximum(counts.sum(1, keepdims=True), 1))
+        total = counts.sum(1, keepdims=True)
+        parts.append(np.where(total > 0, counts / np.maximum(total, 1), np.nan))
     return np.concatenate(parts)

@@ -201,8 +201,8 @@ class Contrastive(nn.Module):
     `preprocess.random_views`), and the views of one tile are to be nearest.
 
     Differences from radar-optical contrastive methods such as DINO-MM (arXiv 2204.05381): no teacher, no multi-crop,
-    no sensor drop; views of SimCLR's kind (arXiv 2002.05709, appendix A) without colour shifts that only photographs
-    have.
+    no sensor drop; from CLIP: the temperature is fixed, not learnt. Views are of SimCLR's kind (arXiv 2002.05709,
+    appendix A) without colour shifts that only photographs have.
     """
 
     config: fusionx.FusionXConfig
@@ -232,10 +232,12 @@ class _ContrastiveHead(nn.Module):
 class ResNetEncoder(nn.Module):
     """A residual network (arXiv 1512.03385, section 4.2's layout for small images) over stacked channels.
 
-    Three stages of `depth` basic blocks, of a quarter, a half and the whole of `size.width`; strides 2, 2, 2. Batch
-    normalisation would keep a running state; instead each place is normalised over its channels, and convolutions have
-    biases (as in ConvNeXt, arXiv 2201.03545, section 2.6). Group normalisation over a whole tile would take away how
-    bright the tile is, which tells much of what it shows.
+    Three stages of half of `depth` basic blocks, of a quarter, a half and the whole of `size.width`; strides 2, 2, 2.
+    At size "mini" it has about half as many parameters as the other methods' encoders. Normalisation and activation
+    come before each convolution (arXiv 1603.05027); where a block changes the width, a convolution of its input, not
+    normalised, is the shortcut. Batch normalisation would keep a running state; instead each place is normalised over
+    its channels, and convolutions have biases (as in ConvNeXt, arXiv 2201.03545, section 2.6). Group normalisation
+    over a whole tile would take away how bright the tile is, which tells much of what it shows.
     """
 
     config: fusionx.FusionXConfig

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fusionx_jax import checkpoint, preprocess, tiles
+from fusionx_jax import checkpoint, masking, preprocess, tiles
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import InputError
 from fusionx_jax.evaluate import compare, features, results, run
@@ -54,7 +54,7 @@ def make(workdir: str) -> str:
                 "heading": f"Few labels: {page.TASK_NAMES[contract.tasks[task].kind]} ({task})",
                 "figure": style.embed(figure) if figure else None,
                 "caption": "Lines: mean over pretraining seeds and label subsets. Bands: 95 % bootstrap intervals over "
-                "test tiles, pretraining seeds and label subsets.",
+                f"{_split(of)} tiles, pretraining seeds and label subsets.",
                 "tables": tables,
                 "gaps": _gap_table([g for g in gaps if g["task"] == task and "/" not in g["method"]], shown_sets[0]),
             }
@@ -68,19 +68,24 @@ def make(workdir: str) -> str:
         "notices": page.notices(contract),
         "claims": _verdicts(gaps),
         "tasks": tasks,
-        "ablation": _ablation(rows),
+        "ablation": _ablation(rows, _read(workdir, "ablations.csv")),
         "needed": _needed(_read(workdir, "labels_needed.csv")),
         "cost": _cost(_read(workdir, "methods.csv")),
-        "classes": page.class_table([r for r in main if r.modalities == _widest(main)]),
+        "classes": page.class_tables([r for r in main if r.modalities == _widest(main)]),
         "pictures": pictures,
         "protocol": _protocol(main),
-        "command": f"python -m experiments.label_sweep --config={settings['config']} --methods={','.join(found)} "
-        f"--seeds={max(seeds)} --workdir={shlex.quote(page.short(workdir))} "
-        f"--dataset={shlex.quote(page.short(settings['dataset']))}",
+        "command": _commands(settings, workdir),
         "contract": contract.to_json(),
     }
     style.write(os.path.join(workdir, "tables.md"), "tables.md", **values)
     return style.write(os.path.join(workdir, "report.html"), "comparison.html", **values)
+
+
+def _commands(settings: Mapping[str, Any], workdir: str) -> str:
+    """What was typed, one command a line."""
+    places = [f"--workdir={page.short(workdir)}", f"--dataset={page.short(settings['dataset'])}"]
+    typed = [shlex.join([*command, *places]) for command in settings["commands"]]
+    return "\n".join([*(f"python -m experiments.label_sweep {t}" for t in typed), f"fusionx report {places[0]}"])
 
 
 def _read(workdir: str, name: str) -> list[dict[str, str]]:
@@ -89,6 +94,10 @@ def _read(workdir: str, name: str) -> list[dict[str, str]]:
         return []
     with open(path, newline="", encoding="utf-8") as f:
         return list(csv.DictReader(f))
+
+
+def _split(rows: Sequence[results.Row]) -> str:
+    return "validation" if any("scored on val" in r.protocol for r in rows) else "test"
 
 
 def _widest(rows: Sequence[results.Row]) -> str:
@@ -104,11 +113,15 @@ def _verdicts(gaps: Sequence[dict[str, str]]) -> list[str]:
     widest = max((g["modalities"] for g in chosen), key=lambda m: m.count("+"), default="")
     for key in dict.fromkeys((g["metric"], g["method"], g["evaluator"]) for g in chosen if g["modalities"] == widest):
         parts: dict[str, list[str]] = {"wins": [], "ties": [], "loses": []}
+        alone = False
         for g in chosen:
             if (g["metric"], g["method"], g["evaluator"]) == key and g["modalities"] == widest:
+                alone |= g["fusionx_pretrainings"] == "1"
                 gap = 100 * float(g["fusionx_minus_method"])
                 parts[g["fusionx"]].append(f"{results.label_name(g['label'])} ({gap:+.1f})")
         text = "; ".join(f"{verdict} at {', '.join(where)}" for verdict, where in parts.items() if where)
+        if alone:
+            text += " (one pretraining: these intervals know nothing of other seeds)"
         name = style.METRIC_NAMES.get(key[0], key[0])
         out.append(f"{name}, FusionX-Net against {style.line_name(*key[1:])}: {text}.")
     return out
@@ -142,36 +155,50 @@ def _gap_table(gaps: Sequence[dict[str, str]], shown: str) -> dict[str, Any] | N
     }
 
 
-def _ablation(rows: Sequence[results.Row]) -> dict[str, Any] | None:
-    """Variants of a method (names with changes after slashes) under the method itself with its first seed."""
-    metric = "macro_map"
-    variants = [r for r in rows if "/" in r.method and r.metric == metric and r.seed == results.ALL_SEEDS]
+def _ablation(rows: Sequence[results.Row], gaps: Sequence[dict[str, str]]) -> dict[str, Any] | None:
+    """Variants of a method (names with changes after slashes) under the method itself, with their paired difference
+    from it where the same pretraining seeds of it are there."""
+    variants = [r for r in rows if "/" in r.method and r.seed == results.ALL_SEEDS and r.evaluator == "linear_probe"]
+    variants = [r for r in variants if r.metric in run.MAIN_METRICS.values()]
     if not variants:
         return None
-    shown = _widest(variants)
-    base = {m.split("/")[0] for m in (r.method for r in variants)}
-    own = [r for r in rows if r.method in base and r.metric == metric and r.modalities == shown]
-    first = [r for r in own if r.seed == "pretraining 0"] or [r for r in own if r.seed == results.ALL_SEEDS]
-    chosen = [r for r in [*first, *variants] if r.modalities == shown and r.evaluator == "linear_probe"]
-    labels = sorted({r.label for r in chosen if "/" in r.method}, key=results.label_order)
-    found = list(dict.fromkeys(r.method for r in chosen))
+    shown, task, metric = _widest(variants), variants[0].task, variants[0].metric
+    variants = [r for r in variants if (r.modalities, r.task) == (shown, task)]
+    labels = sorted({r.label for r in variants}, key=results.label_order)
+    chosen = [g for g in gaps if (g["modalities"], g["task"], g["evaluator"]) == (shown, task, "linear_probe")]
+    paired = {(f"{g['method']}/{g['changes']}", g["label"]): g for g in chosen}
+    plain = {(g["method"], g["label"]): g for g in reversed(chosen)}
     lines = []
-    for method in [m for b in style.in_order(base) for m in found if m.split("/")[0] == b]:
-        by = {r.label: r for r in chosen if r.method == method}
-        cells = [
-            {"value": f"{100 * by[x].value:.1f}", "interval": f"{100 * by[x].ci_low:.1f}–{100 * by[x].ci_high:.1f}"}
-            if x in by
-            else page.EMPTY_CELL
-            for x in labels
-        ]
-        of, _, changes = method.partition("/")
-        name = f"{style.look(of).short}: {changes.replace('/', ', ').replace('model.', '')}" if changes else ""
-        lines.append({"name": name or style.look(of).name, "own": not changes, "cells": cells})
+    for base in style.in_order({r.method.split("/")[0] for r in variants}):
+        if any(m == base for m, _ in plain):
+            cells = [
+                {"value": f"{100 * float(plain[base, x]['of_method']):.1f}", "interval": ""}
+                if (base, x) in plain
+                else page.EMPTY_CELL
+                for x in labels
+            ]
+            seeds = next(g["pretrainings"] for g in chosen if g["method"] == base)
+            name = f"{style.look(base).name}, {seeds} pretraining seed{'s' * (seeds != '1')}"
+            lines.append({"name": name, "own": True, "cells": cells})
+        for method in dict.fromkeys(r.method for r in variants if r.method.split("/")[0] == base):
+            by = {r.label: r for r in variants if r.method == method}
+            cells = [_ablated(by[x], paired.get((method, x))) if x in by else page.EMPTY_CELL for x in labels]
+            changes = method.partition("/")[2].replace("/", ", ").replace("model.", "")
+            lines.append({"name": f"{style.look(base).short}: {changes}", "own": False, "cells": cells})
     return {
-        "heading": f"{style.METRIC_NAMES[metric]} (× 100), {shown.replace('+', ' + ').upper()}, first pretraining seed",
+        "heading": f"{style.METRIC_NAMES[metric]} (× 100), {shown.replace('+', ' + ').upper()}; small: less the method "
+        "itself with the same pretraining seeds, paired",
         "columns": [results.label_name(x) for x in labels],
         "rows": lines,
     }
+
+
+def _ablated(row: results.Row, gap: dict[str, str] | None) -> dict[str, str]:
+    interval = f"{100 * row.ci_low:.1f}–{100 * row.ci_high:.1f}"
+    if gap is not None:
+        less, low, high = (100 * float(gap[k]) for k in ("variant_minus_method", "ci_low", "ci_high"))
+        interval = f"{less:+.1f}: {low:+.1f} to {high:+.1f}"
+    return {"value": f"{100 * row.value:.1f}", "interval": interval}
 
 
 def _needed(table: Sequence[dict[str, str]]) -> dict[str, Any] | None:
@@ -251,23 +278,25 @@ def _protocol(rows: Sequence[results.Row]) -> list[str]:
 
 
 class _Network(NamedTuple):
-    """A pretraining's network, with its weights and the normalisation of a data set for them."""
+    """A pretraining's network, with its weights, a data set as it reads it and that set's normalisation for them."""
 
     config: Any
+    prepared: tiles.Readable
     saved: checkpoint.Saved
     model: Any
     params: Any
     normaliser: preprocess.Normaliser
 
 
-def _network(place: str, prepared: tiles.Readable) -> _Network:
+def _network(place: str, dataset: str) -> _Network:
     saved = checkpoint.find(place)
     config = config_lib.from_json(saved.config)
+    prepared = tiles.open_sets(dataset, (), dict(config.get("band_groups", {})))
     model = build.make_model(config, saved.contract.modalities)
     params = checkpoint.load_params(saved, jax.eval_shape(lambda: build.init_params(model, jax.random.key(0))))
     weights = {m: saved.contract.modalities[m] for m in config.modalities}
     normaliser = preprocess.make_normaliser(prepared.contract.modalities, weights, patch_size=config.model.patch_size)
-    return _Network(config, saved, model, params, normaliser)
+    return _Network(config, prepared, saved, model, params, normaliser)
 
 
 def _first(workdir: str, found: Mapping[str, Sequence[compare.Member]], method: str) -> str:
@@ -283,14 +312,17 @@ def _pictures(workdir, found, prepared, directory) -> list[dict[str, str]]:
         out += _class_pictures(workdir, found, prepared, task, directory)
     if compare.REFERENCE not in found:
         return out
-    network = _network(_first(workdir, found, compare.REFERENCE), prepared)
+    network = _network(_first(workdir, found, compare.REFERENCE), prepared.directory)
     weights = {m: network.saved.contract.modalities[m] for m in network.config.modalities}
     rebuilt = figures.reconstructions(
-        network.model, network.params, network.normaliser, prepared, weights, network.config.masking,
+        network.model, network.params, network.normaliser, network.prepared, weights,
+        masking.strategy(network.config.masking, dict(network.config.get("masking_options", {}))),
         config_lib.mask_ratios(network.config), directory,
     )  # fmt: skip
     out.append({"figure": style.embed(rebuilt), "heading": "Reconstructions", "caption": "True, masked, rebuilt."})
-    crossed = figures.cross_predictions(network.model, network.params, network.normaliser, prepared, weights, directory)
+    crossed = figures.cross_predictions(
+        network.model, network.params, network.normaliser, network.prepared, weights, directory
+    )
     if crossed:
         out.append(
             {
@@ -305,32 +337,38 @@ def _pictures(workdir, found, prepared, directory) -> list[dict[str, str]]:
 def _class_pictures(workdir, found, prepared, task, directory) -> list[dict[str, str]]:
     out = []
     classes = prepared.contract.tasks[task].classes
-    shown = "+".join(prepared.contract.modalities)
     methods = [m for m in ("fusionx", "croma", "untrained") if m in found]
     counts, points = {}, {}
     size = prepared.size("test")
     index = tiles.spread(size, _EMBEDDED)
     for method in methods:
+        place = _first(workdir, found, method)
+        network = _network(place, prepared.directory)
+        shown = "+".join(m for m in network.config.modalities if m in network.prepared.contract.modalities)
         cells = found[method][0].cells.get((method, shown, task, "linear_probe"), {})
         cell = cells.get(("1", 0))
         if cell is not None and cell.confusion:
             counts[method] = np.array(cell.confusion)
-        place = _first(workdir, found, method)
-        network = _network(place, prepared)
         encoder = features.Encoder(network.model, {"encoder": network.params["encoder"]}, network.normaliser)
         pools = features.extract(
-            encoder, prepared, "test", shown.split("+"), 256, os.path.join(place, "features"), f"{method} features"
+            encoder,
+            network.prepared,
+            "test",
+            shown.split("+"),
+            256,
+            os.path.join(place, "features"),
+            f"{method} features",
         )
         points[method] = features.assemble(pools, "mean_std")[index]
     if points:
         labels = prepared.read("test", index, [prepared.contract.tasks[task].feature])[
             prepared.contract.tasks[task].feature
         ]
-        title = f"{prepared.contract.title}: t-SNE of {len(index)} test tiles' features, {shown.upper()}"
+        title = f"{prepared.contract.title}: t-SNE of {len(index)} test tiles' features, all sensors"
         path = figures.embedding(points, labels, classes, title, directory)
         out.append({"figure": style.embed(path), "heading": "Features", "caption": "Coloured by a tile's class."})
     if counts:
-        title = f"{prepared.contract.title}: linear probe with all labels, {shown.upper()}"
+        title = f"{prepared.contract.title}: linear probe with all labels, all sensors"
         path = figures.confusion(counts, classes, title, directory)
         out.append(
             {"figure": style.embed(path), "heading": "Confusion", "caption": "Shares of each true class, in percent."}

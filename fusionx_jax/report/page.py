@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from fusionx_jax import checkpoint, preprocess, progress, tiles
+from fusionx_jax import checkpoint, masking, preprocess, progress, tiles
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import Contract, InputError
 from fusionx_jax.evaluate import compare as compare_lib
@@ -125,6 +125,11 @@ def class_table(rows: Sequence[results.Row], kind: str = "ap") -> dict[str, Any]
     }
 
 
+def class_tables(rows: Sequence[results.Row]) -> list[dict[str, Any]]:
+    """Per-class results of every kind there is, for the template."""
+    return [t for kind in ("ap", "iou") if (t := class_table(rows, kind)) is not None]
+
+
 def notices(contract: Contract, without: str = "") -> list[str]:
     """What readers must know first: simulated data, too few tiles for a claim, or `without` where nothing is judged."""
     out = []
@@ -183,7 +188,7 @@ def make(workdir: str) -> str:
                 "figure": style.embed(figure) if figure else None,
                 "alt": f"{style.METRIC_NAMES[main]} against the share of labels for each method",
                 "caption": "Lines: mean over label subsets. Bands: 95 % bootstrap intervals over test examples and "
-                "subsets. At 100 % all subsets are one and the same.",
+                "subsets, widened for how few subsets there are. At 100 % all subsets are one and the same.",
                 "tables": tables,
             }
         )
@@ -203,7 +208,7 @@ def make(workdir: str) -> str:
             preprocess.make_normaliser(contract.modalities, weights, patch_size=config.model.patch_size),
             prepared,
             weights,
-            config.masking,
+            masking.strategy(config.masking, dict(config.get("masking_options", {}))),
             ratios,
             directory,
         )
@@ -228,7 +233,7 @@ def make(workdir: str) -> str:
         "notices": notices(contract, nothing),
         "claims": claims,
         "tasks": tasks,
-        "classes": class_table(rows),
+        "classes": class_tables(rows),
         "reconstructions": picture,
         "training": style.embed(training) if training else None,
         "distribution": style.embed(distribution) if distribution else None,
