@@ -41,7 +41,7 @@ demo: $(READY)
 paper-cpu: $(READY)
 	$(BIN)/python -m data.prepare simulated --out=$(PREPARED) --num_tiles=10000
 	$(BIN)/python -m configs.paper_cpu | xargs -L1 $(SWEEP) --workdir=$(PAPER)
-	$(SWEEP) --workdir=$(PAPER)_bands --methods=fusionx_bands --config.evaluate.evaluators="('linear_probe',)"
+	$(SWEEP) --workdir=$(PAPER)_bands --methods=fusionx_bands --config.evaluate.evaluators="('linear_probe',)" --config.evaluate.tasks="('multi',)"
 	$(BIN)/python -m fusionx_jax report --workdir=$(PAPER)
 
 paper-cpu-tuning: $(READY)

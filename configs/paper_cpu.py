@@ -9,8 +9,8 @@ Result: experiments/results/README.md.
 from configs import demo
 
 # Peak rate per 256 pairs, by method: the best of TUNING's, or one within 0.3 points of it on average; 48e-3 was tried
-# where 24e-3 was the best of the first three (experiments/results/tuning.csv). What else was tried, for FusionX-Net
-# alone, is in the README there.
+# where 24e-3 was the best of the first three, 3e-3 where 6e-3 was (experiments/results/tuning.csv). What else was
+# tried, for FusionX-Net alone, is in the README there.
 RATES = (6e-3, 12e-3, 24e-3, 48e-3)
 LEARNING_RATES = {
     "fusionx": 12e-3,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fusionx_jax import checkpoint, masking, preprocess, tiles
+from fusionx_jax import checkpoint, preprocess, tiles
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import InputError
 from fusionx_jax.evaluate import compare, features, results, run
@@ -316,7 +316,7 @@ def _pictures(workdir, found, prepared, directory) -> list[dict[str, str]]:
     weights = {m: network.saved.contract.modalities[m] for m in network.config.modalities}
     rebuilt = figures.reconstructions(
         network.model, network.params, network.normaliser, network.prepared, weights,
-        masking.strategy(network.config.masking, dict(network.config.get("masking_options", {}))),
+        network.config.masking, dict(network.config.get("masking_options", {})),
         config_lib.mask_ratios(network.config), directory,
     )  # fmt: skip
     out.append({"figure": style.embed(rebuilt), "heading": "Reconstructions", "caption": "True, masked, rebuilt."})

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -101,7 +101,8 @@ def reconstructions(
     normaliser: preprocess.Normaliser,
     prepared: tiles.Readable,
     weights_contract: Mapping[str, contract_lib.ModalityContract],
-    mask: Callable[..., dict[str, masking.Mask]],
+    strategy: str,
+    options: Mapping[str, Any],
     ratios: Mapping[str, float],
     directory: str,
     count: int = 5,
@@ -120,7 +121,9 @@ def reconstructions(
     wire = prepared.read(split, index, names)
     p = model.config.patch_size
     out, masks, patches, valid = jax.jit(
-        lambda params, wire: pretrain.forward(model, params, normaliser, wire, mask, ratios, jax.random.key(0))
+        lambda params, wire: pretrain.forward(
+            model, params, normaliser, wire, masking.strategy(strategy, options), ratios, jax.random.key(0)
+        )
     )(params, wire)
     figure, axes = plt.subplots(
         count, 3 * len(names), figsize=(1.55 * 3 * len(names), 1.6 * count + 0.4), squeeze=False

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from fusionx_jax import checkpoint, masking, preprocess, progress, tiles
+from fusionx_jax import checkpoint, preprocess, progress, tiles
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import Contract, InputError
 from fusionx_jax.evaluate import compare as compare_lib
@@ -208,7 +208,8 @@ def make(workdir: str) -> str:
             preprocess.make_normaliser(contract.modalities, weights, patch_size=config.model.patch_size),
             prepared,
             weights,
-            masking.strategy(config.masking, dict(config.get("masking_options", {}))),
+            config.masking,
+            dict(config.get("masking_options", {})),
             ratios,
             directory,
         )
