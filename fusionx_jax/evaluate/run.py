@@ -695,8 +695,11 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def measure(setting: Setting) -> dict[tuple[str, str, str, str], dict[tuple[str, int], cells_lib.Cell]]:
-    """Measures the cells that are missing, each kept as soon as it is there, and returns all that there are.
+def measure(
+    setting: Setting, with_earlier: bool = False
+) -> dict[tuple[str, str, str, str], dict[tuple[str, int], cells_lib.Cell]]:
+    """Measures the cells that are missing, each kept as soon as it is there, and returns all that are asked for;
+    `with_earlier`, also what was asked for before, of the same weights, labels and settings.
 
     Raises:
       InputError: the settings make no sense, or do not fit the data.
@@ -734,7 +737,7 @@ def measure(setting: Setting) -> dict[tuple[str, str, str, str], dict[tuple[str,
                 have = w.judge.have(store.read(w.group))
             found[w.group] = {key: have[key] for key in w.wanted}
     by_task = {j.labels.name: j for j in judges}
-    for group, cells in store.read_all().items():  # what was asked for before, of the same weights and labels
+    for group, cells in store.read_all().items() if with_earlier else ():
         if group not in found and group[2] in by_task and (have := by_task[group[2]].have(cells)):
             found[group] = have
     return found
@@ -767,7 +770,7 @@ def _unscored(setting: Setting) -> dict[str, str]:
 
 def evaluate(setting: Setting) -> str:
     """Measures all cells, writes `results.csv` in the workdir and returns its path."""
-    found = measure(setting)
+    found = measure(setting, with_earlier=True)
     about = context(setting)
     rows = []
     for group, cells in found.items():

@@ -246,7 +246,8 @@ def _cost(table: Sequence[dict[str, str]]) -> dict[str, Any]:
             "name": style.look(t["method"]).name,
             "cells": [
                 t["pretrainings"], number(t["parameters"], 1e6, 2), number(t["encoder_parameters"], 1e6, 2),
-                number(t["flops_per_pair"], 1e6, 0), number(t["pairs_per_s"], 1, 0), t["num_steps"], t["learning_rate"],
+                number(t["flops_per_pair"], 1e6, 0), number(t["pairs_per_s"], 1, 0), t["num_steps"],
+                t["learning_rate"] or "–",
             ],
         }
         for t in table

@@ -129,12 +129,14 @@ def test_data_that_do_not_match_the_weights_are_refused(trained, simulated, tmp_
         ("--config.evaluate.floors=('magic',)", "magic"),
         ("--config.evaluate.selection=('luck',)", "luck"),
         ("--config.label_fractions=(2.0,)", "fractions lie above 0"),
-        ("--config.evaluate.subset_dir=/nonexistent", "lacks a file"),
+        ("--config.evaluate.subset_dir=/nonexistent", "no such folder"),
         ("--config.evaluate.seeds=0", "evaluate.seeds is 0"),
         ("--config.evaluate.evaluators=('magic',)", "linear_probe, linear_probe_each, knn, finetune"),
         ("--config.evaluate.score_split=dev", "score_split is 'dev'"),
         ("--config.evaluate.knn.k=0", "must be positive"),
-        ("--config.evaluate.statistics=mine", "'checkpoint' or 'dataset'"),
+        ("--config.evaluate.statistics=mine", "one of checkpoint, dataset"),
+        ("--config.evaluate.finetune.learning_rates=()", "at least one is needed"),
+        ("--config.evaluate.supervised.eval_every=0", "eval_every is 0"),
         ("dataset=", "directory is empty"),
     ],
 )
@@ -199,6 +201,8 @@ def test_a_probe_can_read_every_sensor_alone_beside_all_together(evaluated, simu
     )  # fmt: skip
     found = run.measure(setting)
     assert list(found) == [("fusionx", "s1+s2", "multi", "linear_probe_each")]  # alone means nothing for the others
+    kept = {group[3] for group in run.measure(setting, with_earlier=True)}
+    assert kept == {"linear_probe", "linear_probe_each"}  # what was measured before stays in the table
     assert "of each alone" in next(iter(found.values()))["0.5", 0].protocol
     encoder = run.encoders(setting)["fusionx"]
     parts = [

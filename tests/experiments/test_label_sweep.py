@@ -74,7 +74,7 @@ def test_differences_are_paired_and_their_verdict_follows_the_interval(compared)
         return np.mean([[p.cells[label, s].values["macro_map"][0] for s in range(subsets)] for p in pretrainings])
 
     table = [t for t in _table(compared, "differences.csv") if (t["metric"], t["modalities"]) == ("macro_map", "s1+s2")]
-    assert {t["method"] for t in table} == {*METHODS, "band_statistics"} - {"fusionx"}
+    assert {t["method"] for t in table} == {"untrained", "supervised_resnet", "band_statistics"}
     assert {t["label_subsets"] for t in table if t["label"] == "0.5"} == {"1", "2"}
     for t in table:
         ours, theirs, label = rows["fusionx", t["label"]], rows[t["method"], t["label"]], t["label"]
@@ -89,10 +89,24 @@ def test_differences_are_paired_and_their_verdict_follows_the_interval(compared)
 
 
 @pytest.mark.slow
+def test_ablations_are_paired_with_the_same_seed_of_what_they_change(compared):
+    rows = [r for r in results.read(f"{compared}/results.csv") if (r.metric, r.modalities) == ("macro_map", "s1+s2")]
+    table = [
+        t for t in _table(compared, "ablations.csv") if (t["metric"], t["evaluator"]) == ("macro_map", "linear_probe")
+    ]
+    assert {(t["method"], t["changes"], t["pretrainings"]) for t in table} == {("fusionx", "masking=consistent", "1")}
+    for t in table:
+        of = {(r.method, r.seed): r.value for r in rows if r.label == t["label"] and r.evaluator == "linear_probe"}
+        gap = of["fusionx/masking=consistent", results.ALL_SEEDS] - of["fusionx", "pretraining 0"]
+        assert float(t["variant_minus_method"]) == pytest.approx(gap, abs=1e-5)
+        assert float(t["ci_low"]) <= float(t["variant_minus_method"]) <= float(t["ci_high"])
+
+
+@pytest.mark.slow
 def test_costs_and_labels_needed_are_listed(compared):
     cost = {t["method"]: t for t in _table(compared, "methods.csv")}
     assert float(cost["fusionx"]["flops_per_pair"]) > 1e7
-    assert float(cost["untrained"]["flops_per_pair"]) == 0
+    assert cost["untrained"]["flops_per_pair"] == cost["untrained"]["learning_rate"] == ""
     assert int(cost["fusionx"]["parameters"]) == int(cost["untrained"]["parameters"])
     needed = _table(compared, "labels_needed.csv")
     assert {t["to_match"] for t in needed} == {"supervised_resnet"}
@@ -162,6 +176,8 @@ def test_sweeps_refuse_bases_that_are_not_theirs_before_anything_runs(simulated,
         with pytest.raises(InputError, match="methods build on a file of configs/"):
             sweep.load(base, "fusionx", ())
     assert sweep.load(BASE, "fusionx/mask_ratio=0.9", ["--config.mask_ratio=0.7"]).mask_ratio == 0.9
+    probed = sweep.load(BASE, "supervised_vit", ["--config.evaluate.evaluators=('knn',)"])
+    assert tuple(probed.evaluate.evaluators) == ("scratch",)  # it has no features without labels
     base = ("experiments.label_sweep", f"--config={BASE}", f"--workdir={tmp_path}", f"--dataset={simulated}")
     assert_clear(
         run_cli(*base, "--methods=fusionx,mae_s1", "--config.evaluate.modalities=('s1+s2',)"), 2, "the network reads s1"
