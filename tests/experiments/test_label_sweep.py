@@ -179,6 +179,8 @@ def test_sweeps_refuse_bases_that_are_not_theirs_before_anything_runs(simulated,
     probed = sweep.load(BASE, "supervised_vit", ["--config.evaluate.evaluators=('knn',)"])
     assert tuple(probed.evaluate.evaluators) == ("scratch",)  # it has no features without labels
     base = ("experiments.label_sweep", f"--config={BASE}", f"--workdir={tmp_path}", f"--dataset={simulated}")
+    assert_clear(run_cli(*base, "--methods=fusionx"), 2, "label_fractions holds 0.01", "140 training tiles")
+    base += ("--config.label_fractions=(0.5,)",)
     assert_clear(
         run_cli(*base, "--methods=fusionx,mae_s1", "--config.evaluate.modalities=('s1+s2',)"), 2, "the network reads s1"
     )
