@@ -202,7 +202,7 @@ def test_a_probe_can_read_every_sensor_alone_beside_all_together(evaluated, simu
     found = run.measure(setting)
     assert list(found) == [("fusionx", "s1+s2", "multi", "linear_probe_each")]  # alone means nothing for the others
     kept = {group[3] for group in run.measure(setting, with_earlier=True)}
-    assert kept == {"linear_probe", "linear_probe_each"}  # what was measured before stays in the table
+    assert kept >= {"linear_probe", "linear_probe_each"}  # what was measured before stays in the table
     assert "of each alone" in next(iter(found.values()))["0.5", 0].protocol
     encoder = run.encoders(setting)["fusionx"]
     parts = [
