@@ -28,7 +28,7 @@ def get_config(options: str = "") -> ConfigDict:
     c.masking_options = ConfigDict({"alpha": 1.0, "block_size": 2, "drop": 0.5})  # of the last three
     c.mask_ratio = 0.75  # a number, or a ConfigDict by modality
     c.mask_schedule = ()  # ((step, mask_ratio), ...): each holds from its step on
-    c.target = "both"  # "normalised", "raw" or "both"
+    c.target = "both"  # "normalized", "raw" or "both"
     c.loss_weights = ConfigDict({"s1": 1.0, "s2": 1.0})
 
     c.model = ConfigDict()
@@ -65,7 +65,7 @@ def get_config(options: str = "") -> ConfigDict:
 
     c.mesh = ConfigDict({"data": -1, "fsdp": 1})
     c.init_from = ""  # workdir or checkpoint whose weights to start from
-    c.statistics = "checkpoint"  # with init_from: normalise by the "checkpoint"'s statistics or the "dataset"'s
+    c.statistics = "checkpoint"  # with init_from: normalize by the "checkpoint"'s statistics or the "dataset"'s
 
     c.label_fractions = (0.01, 0.05, 0.1, 0.5, 1.0)
     c.evaluate = evaluation()
@@ -84,17 +84,17 @@ def evaluation() -> ConfigDict:
     e.single_sensor_tasks = ("multi", "single", "pixel")  # of the tasks, those also judged on one sensor alone
     e.zero_fill = False  # True: single sensors also with the others filled with zeros instead of left out
     e.seeds = 5  # label subsets per fraction
-    e.shots = ()  # beside label_fractions: so many labelled tiles of every class
+    e.shots = ()  # beside label_fractions: so many labeled tiles of every class
     e.score_split = "test"  # "val" while choosing settings
     e.pooling = "mean_std"  # of patch tokens: "mean", "mean_std" or "class"
     e.batch_size = 256
-    # Ridge strengths of the mean log-loss on standardised features.
-    e.regularisation = (3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    # Ridge strengths of the mean log-loss on standardized features.
+    e.regularization = (3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     e.selection = ("cv",)  # choose it by "cv" inside the labels; "validation" uses the whole val split
     e.cv_folds = 5
     e.bootstrap = 1000  # resamples for intervals
     e.floors = ("untrained", "band_statistics", "supervised")
-    e.statistics = "checkpoint"  # normalise by the "checkpoint"'s statistics or the "dataset"'s
+    e.statistics = "checkpoint"  # normalize by the "checkpoint"'s statistics or the "dataset"'s
     e.subset_dir = ""  # reuse label subsets (id files) from here
 
     e.knn = ConfigDict({"k": 20, "temperature": 0.07})  # DINO's (arXiv 2104.14294, section 4.1)

@@ -29,7 +29,7 @@ def get_config(options: str = "") -> ConfigDict:
     c.evaluate.single_sensor_tasks = ("multi",)
     c.evaluate.bootstrap = 200
     c.evaluate.batch_size = 64
-    c.evaluate.regularisation = (1e-3, 5e-3, 0.025, 0.125, 0.625, 3.0)
+    c.evaluate.regularization = (1e-3, 5e-3, 0.025, 0.125, 0.625, 3.0)
     # The slow floor is cut down here, and says so.
     c.evaluate.supervised.tasks = ("multi",)
     c.evaluate.supervised.seeds = 1

@@ -49,7 +49,7 @@ _PROBE = ("--config.evaluate.tasks=('multi',)", "--config.evaluate.evaluators=('
 # What `make paper-cpu` runs one after the other, as arguments of `experiments.label_sweep`.
 SWEEPS = (
     ("--seeds=3", f"--methods={','.join(METHODS)}"),
-    # k labelled tiles of every class; absent sensors filled with zeros instead of left out; pixel labels; fine-tuning.
+    # k labeled tiles of every class; absent sensors filled with zeros instead of left out; pixel labels; fine-tuning.
     ("--seeds=3", "--methods=fusionx,croma,untrained", _BOTH_SENSORS, *_PROBE,
      "--config.evaluate.shots=(1,5,10,20,100)"),
     ("--methods=fusionx", *_PROBE, "--config.evaluate.modalities=('s1','s2')", "--config.evaluate.zero_fill=True"),

@@ -9,7 +9,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
 
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".gz", ".zst", ".7z", ".rar")
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fusionx_jax.contract import InputError, RunError
+from fusionx_jax.errors import InputError, RunError
 
 
 def run(work: Callable[[Any], Any], items: Sequence[Any], options: Sequence[str]) -> None:

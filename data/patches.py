@@ -17,7 +17,8 @@ from data import raster
 from data.archive import Archive
 from data.source import SPLITS, BadTile, Description, LeftOut, evenly, fingerprint, scene_labels
 from fusionx_jax import modalities
-from fusionx_jax.contract import IGNORE_LABEL, InputError, Task
+from fusionx_jax.contract import IGNORE_LABEL, Task
+from fusionx_jax.errors import InputError
 
 
 class Patch(NamedTuple):
@@ -109,7 +110,7 @@ class PatchSource:
         kinds = {t.kind: t for t in self.description.tasks.values()}
         if PIXELS in out:
             if not (out[PIXELS] != IGNORE_LABEL).any():
-                raise BadTile("no labels", f"{patch.id} has no labelled pixel")
+                raise BadTile("no labels", f"{patch.id} has no labeled pixel")
             if self.cover is not None:
                 number = len(kinds["pixel"].classes)
                 out["label_multi"], out["label_single"] = scene_labels(out[PIXELS], number, self.cover)

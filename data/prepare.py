@@ -5,7 +5,7 @@ import importlib
 import shlex
 import sys
 
-from fusionx_jax.contract import InputError, RunError
+from fusionx_jax.errors import InputError, RunError
 
 BUILDERS = {
     "simulated": "a simulated Sentinel-1/2 world; nothing to download",
@@ -16,7 +16,7 @@ BUILDERS = {
     "dfc2020": "SEN12MS's form with better labels",
     "ssl4eo_s12": "a quarter of a million places, four seasons, no labels",
     "so2sat_lcz42": "local climate zones, HDF5",
-    "sen1floods11": "hand-labelled floods",
+    "sen1floods11": "hand-labeled floods",
     "eurosat": "EuroSAT with EuroSAT-SAR",
 }
 

@@ -12,7 +12,7 @@ RESAMPLINGS = ("nearest", "bilinear", "cubic")
 
 
 class Bands(NamedTuple):
-    """Physical values [size, size, bands] with NaN where the file has no data, and the tile's centre (lon, lat)."""
+    """Physical values [size, size, bands] with NaN where the file has no data, and the tile's center (lon, lat)."""
 
     values: np.ndarray
     location: np.ndarray
@@ -69,13 +69,13 @@ def read_bands(
 
 
 def _middle(crs, bounds) -> np.ndarray:
-    """Longitude and latitude of a square's centre; NaN without a coordinate system."""
+    """Longitude and latitude of a square's center; NaN without a coordinate system."""
     if not crs:
         return np.full(2, np.nan, np.float32)
-    return centre(crs, (bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2)
+    return center(crs, (bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2)
 
 
-def centre(crs, x: float, y: float) -> np.ndarray:
+def center(crs, x: float, y: float) -> np.ndarray:
     """Longitude and latitude (degrees, WGS 84) of a point."""
     from rasterio.warp import transform
 
@@ -84,7 +84,7 @@ def centre(crs, x: float, y: float) -> np.ndarray:
 
 
 def require_one_place(first: Bands, second: Bands, what: str) -> None:
-    """Refuses twins whose centres lie more than a fiftieth of a degree apart.
+    """Refuses twins whose centers lie more than a fiftieth of a degree apart.
 
     Raises:
       BadTile: `what` names both.

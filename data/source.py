@@ -29,7 +29,7 @@ class Description:
     tile_size: int
     tasks: Mapping[str, Task]
     split_origin: str
-    licence: str
+    license: str
     citation: str
     source_version: str
     notes: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ def fingerprint(*parts: Any) -> str:
 def scene_labels(pixels: np.ndarray, num_classes: int, cover: float) -> tuple[np.ndarray, int]:
     """Scene labels from pixel labels [H, W]: multi-hot uint8 [K] (classes of at least `cover`) and dominant class.
 
-    Unlabelled pixels (255) do not count; a tile without any labelled pixel has an empty multi-hot and class 0, so
+    Unlabeled pixels (255) do not count; a tile without any labeled pixel has an empty multi-hot and class 0, so
     sources drop such tiles.
     """
     counts = np.bincount(pixels[pixels != IGNORE_LABEL].ravel(), minlength=num_classes)[:num_classes]

@@ -33,7 +33,7 @@ from data import beam, checks
 from data.source import SPLITS, BadTile, Description, LeftOut, Source
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import modalities as modalities_lib
-from fusionx_jax.contract import InputError, RunError
+from fusionx_jax.errors import InputError, RunError
 
 TFDS_VERSION = "1.0.0"
 _RECORD_OPTIONS = "group_size:1,uncompressed"
@@ -537,7 +537,7 @@ def _write_metadata(
         check_data=False,
         description=f"{description.source_version}. {' '.join(description.notes)}",
         citation=description.citation,
-        license=description.licence,
+        license=description.license,
     )
     contract = build_contract(description, splits, stats)
     _write_atomically(os.path.join(directory, contract_lib.FILE_NAME), contract.to_json())
@@ -610,7 +610,7 @@ def build_contract(
         tasks={n: contract_lib.Task(t.feature, t.kind, t.classes, counts[n]) for n, t in description.tasks.items()},
         splits={s: sum(stats[m.filename]["num_examples"] for m in splits[s]) for s in SPLITS if s in splits},
         split_origin=description.split_origin,
-        licence=description.licence,
+        license=description.license,
         citation=description.citation,
         source_version=description.source_version,
         notes=description.notes,

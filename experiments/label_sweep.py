@@ -36,13 +36,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only_seed", type=int, default=None, help=argparse.SUPPRESS)
     args, overrides = parser.parse_known_args(argv)
     from experiments import sweep  # late: `--help` answers at once
-    from fusionx_jax import tiles
-    from fusionx_jax.contract import InputError
+    from fusionx_jax.errors import InputError
+    from fusionx_jax.prepared import remote
 
     if args.seeds < 1 or args.jobs < 1:
         raise InputError(f"--seeds is {args.seeds} and --jobs {args.jobs}; both must be at least 1.")
     args.workdir = os.path.abspath(args.workdir)
-    if not tiles.is_remote(args.dataset):
+    if not remote.is_remote(args.dataset):
         args.dataset = os.path.abspath(args.dataset)
     if args.only_seed is not None:
         return sweep.one(args.config, args.methods, args.only_seed, args.workdir, args.dataset, overrides)

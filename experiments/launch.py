@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     machines.add_argument("--at_once", type=int, default=4, help="Slurm: runs of a sweep at a time (4)")
     args, overrides = parser.parse_known_args(argv)
     from experiments import render, run_local, submit  # late: `--help` answers at once
-    from fusionx_jax.contract import InputError
+    from fusionx_jax.errors import InputError
 
     wrong = [o for o in overrides if not o.startswith("--config.")]
     if wrong:
@@ -123,8 +123,8 @@ def job_name(workdir: str) -> str:
 
 def points(args: argparse.Namespace, overrides: list[str], workdir: str) -> list[list[str]]:
     """The arguments after `python -m` of every sweep point, each pretraining with a workdir of its own."""
-    from fusionx_jax import tiles
-    from fusionx_jax.contract import InputError
+    from fusionx_jax.errors import InputError
+    from fusionx_jax.prepared import remote
 
     axes = {}
     for text in args.sweep:
@@ -132,7 +132,7 @@ def points(args: argparse.Namespace, overrides: list[str], workdir: str) -> list
         if not (key and equals and values):
             raise InputError(f"--sweep={text!r} is not understood; give KEY=A,B, e.g. --sweep=seed=0,1,2.")
         axes[key] = values.split(",")
-    dataset = tiles.absolute(args.dataset) if args.dataset else ""
+    dataset = remote.absolute(args.dataset) if args.dataset else ""
     if args.command == "evaluate":
         if not dataset:
             raise InputError("--command=evaluate needs --dataset=DIR.")

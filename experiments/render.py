@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from configs import clusters
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ def slurm(job: Job) -> str:
             "esac",
             "",
             "# Warned that time runs out: the processes save and leave (143), and the job is handed back to go on from",
-            "# there. A job that is cancelled gets no such warning; one that is preempted Slurm hands back itself.",
+            "# there. A job that is canceled gets no such warning; one that is preempted Slurm hands back itself.",
             "warned=0",
             """trap 'warned=1; scancel --signal=TERM "$SLURM_JOB_ID.0"' USR1""",
             "trap '' TERM",
@@ -181,7 +181,7 @@ def jobset(job: Job) -> str:
                 "replicas": 1,
                 "template": {
                     "spec": {
-                        "completions": pods, "parallelism": pods, "completionMode": "Indexed", "backoffLimit": 0,
+                        "completions": pods, "parallelizm": pods, "completionMode": "Indexed", "backoffLimit": 0,
                         "template": {"spec": pod},
                     }
                 },

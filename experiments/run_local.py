@@ -8,7 +8,7 @@ import time
 
 from experiments.render import Job
 from fusionx_jax import progress
-from fusionx_jax.contract import RunError
+from fusionx_jax.errors import RunError
 
 _GRACE_S = 60.0  # from SIGTERM to SIGKILL: a step and a checkpoint
 

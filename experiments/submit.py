@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from experiments.render import Job
 from fusionx_jax import files
-from fusionx_jax.contract import RunError
+from fusionx_jax.errors import RunError
 
 TOOLS = {"slurm": "sbatch", "jobset": "kubectl", "skypilot": "sky", "tpu": "gcloud"}
 

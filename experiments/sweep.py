@@ -13,9 +13,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fusionx_jax import config as config_lib
-from fusionx_jax import files, pretrain, progress, tiles
-from fusionx_jax.contract import InputError, RunError
-from fusionx_jax.evaluate import compare, results, run
+from fusionx_jax import files, pretrain, progress
+from fusionx_jax.errors import InputError, RunError
+from fusionx_jax.evaluate import compare, measure
+from fusionx_jax.evaluate import rows as rows_lib
+from fusionx_jax.prepared import remote, sets
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SETTINGS_FILE = compare.SETTINGS_FILE
@@ -65,10 +67,10 @@ def one(base: str, method: str, seed: int, workdir: str, dataset: str, overrides
     status = pretrain.run(c, place)
     if status:
         return status
-    setting = run.prepare_setting(place, dataset, [], judged_by=c)
-    run.measure(setting)
+    setting = measure.prepare_setting(place, dataset, [], judged_by=c)
+    measure.measure(setting)
     with files.replacing(os.path.join(place, compare.MEMBER_FILE)) as f:
-        json.dump({**compare.describe(setting), "cells": run.cell_store(setting).directory}, f, indent=1)
+        json.dump({**compare.describe(setting), "cells": measure.cell_store(setting).directory}, f, indent=1)
     return 0
 
 
@@ -76,9 +78,9 @@ def run_all(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     """All methods and seeds, `jobs` at a time, each in a process of its own; then the tables."""
     methods = [m for m in args.methods.split(",") if m]
     configs = {m: load(args.config, m, overrides) for m in methods}
-    prepared = tiles.open_sets(args.dataset)
+    prepared = sets.open_sets(args.dataset)
     for c in configs.values():  # before hours of pretraining
-        run.check(c, prepared)
+        measure.check(c, prepared)
     # The first seed of every method before the second of any; networks without pretraining have one.
     wanted = [
         (m, s)
@@ -112,8 +114,8 @@ def run_all(args: argparse.Namespace, overrides: Sequence[str]) -> int:
                     log = os.path.join(compare.place(args.workdir, method, seed), "sweep.log")
                     progress.logger.error("%s, seed %d: failed with status %d; see %s.", method, seed, status, log)
     compare.write_tables(args.workdir)
-    rows = results.read(os.path.join(args.workdir, results.FILE_NAME))
-    print(run.summary(rows))
+    rows = rows_lib.read(os.path.join(args.workdir, rows_lib.FILE_NAME))
+    print(measure.summary(rows))
     print(f"Tables are in {args.workdir}. Next: fusionx report --workdir={args.workdir}")
     if failed:
         names = ", ".join(f"{m} seed {s}" for m, s in failed)
@@ -129,12 +131,12 @@ def _keep_settings(args: argparse.Namespace, overrides: Sequence[str], methods: 
     command = [f"--config={args.config}", f"--methods={args.methods}", f"--seeds={args.seeds}", *overrides]
     commands = [*(c for c in known["commands"] if c != command), command]
     with files.replacing(os.path.join(args.workdir, SETTINGS_FILE)) as f:
-        json.dump({"dataset": tiles.absolute(args.dataset), "methods": members, "commands": commands}, f, indent=1)
+        json.dump({"dataset": remote.absolute(args.dataset), "methods": members, "commands": commands}, f, indent=1)
 
 
 def _check_comparable(
     args: argparse.Namespace,
-    prepared: tiles.Readable,
+    prepared: sets.Readable,
     configs: dict[str, ConfigDict],
     wanted: list[tuple[str, int]],
 ) -> None:

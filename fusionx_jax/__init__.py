@@ -8,7 +8,7 @@ __all__ = ["load"]
 
 def __getattr__(name: str) -> Any:
     if name == "load":  # imported late: `import fusionx_jax` alone answers at once
-        from fusionx_jax.interop.loaded import load
+        from fusionx_jax.encoder import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable
 
 COMMANDS = {
-    "pretrain": ("fusionx_jax.pretrain", "learn a representation from a prepared set, without labels"),
-    "evaluate": ("fusionx_jax.evaluate.run", "judge it where labels are few, beside the floors"),
-    "report": ("fusionx_jax.report.page", "make tables, figures and one HTML page of a workdir"),
-    "inspect": ("fusionx_jax.survey", "show what prepared sets hold, and what looks wrong"),
-    "export": ("fusionx_jax.export", "write a trained encoder for others: Orbax, safetensors, StableHLO"),
-    "plan": ("fusionx_jax.plan", "tell memory, speed and days of a run on machines that are not here"),
-    "bench": ("fusionx_jax.bench", "measure speed as ratios against named alternatives"),
+    "pretrain": ("fusionx_jax.commands.pretrain", "learn a representation from a prepared set, without labels"),
+    "evaluate": ("fusionx_jax.commands.evaluate", "judge it where labels are few, beside the floors"),
+    "report": ("fusionx_jax.commands.report", "make tables, figures and one HTML page of a workdir"),
+    "inspect": ("fusionx_jax.commands.survey", "show what prepared sets hold, and what looks wrong"),
+    "export": ("fusionx_jax.commands.export", "write a trained encoder for others: Orbax, safetensors, StableHLO"),
+    "plan": ("fusionx_jax.commands.plan", "tell memory, speed and days of a run on machines that are not here"),
+    "bench": ("fusionx_jax.commands.bench", "measure speed as ratios against named alternatives"),
 }
 
 
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
     """Runs a command; what goes wrong outside the program becomes one sentence and an exit status."""
-    from fusionx_jax.contract import InputError, RunError
+    from fusionx_jax.errors import InputError, RunError
 
     try:
         if not {"-h", "--help"} & set(argv):

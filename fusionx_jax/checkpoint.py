@@ -13,7 +13,8 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from fusionx_jax import contract as contract_lib
-from fusionx_jax.contract import Contract, InputError, RunError
+from fusionx_jax.contract import Contract
+from fusionx_jax.errors import InputError, RunError
 
 FOLDER = "checkpoints"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 
 
 def load_file(spec: str) -> ConfigDict:

@@ -1,7 +1,7 @@
 """What a prepared set or a checkpoint says of its data, and the check of one against another.
 
 The contract travels as `contract.json` beside a prepared set's shards and inside every checkpoint. A consumer never
-guesses: bands are matched by name, unit and level must agree, and the statistics that normalised the training data
+guesses: bands are matched by name, unit and level must agree, and the statistics that normalized the training data
 go wherever the weights go.
 """
 
@@ -14,29 +14,22 @@ from typing import Any
 import numpy as np
 
 from fusionx_jax import modalities as modalities_lib
+from fusionx_jax.errors import InputError
 
 FILE_NAME = "contract.json"
 FORMAT_VERSION = 1
 
 
-class InputError(ValueError):
-    """The user's input or usage is wrong; the message is one clear sentence. Exit status 2."""
-
-
-class RunError(RuntimeError):
-    """The run failed for a reason outside the input (a full disk, diverged training). Exit status 1."""
-
-
 @dataclasses.dataclass(frozen=True)
 class ModalityContract:
-    """One modality of a data set: what its pixels mean and the statistics that normalise them.
+    """One modality of a data set: what its pixels mean and the statistics that normalize them.
 
     Attributes:
       bands: band names in wire order.
       unit, level: as in `modalities.Modality`.
       scale, offset: `physical = wire * scale + offset`.
       nodata: wire code of a pixel without data.
-      gsd_m: ground sampling distance of the tile grid, metres.
+      gsd_m: ground sampling distance of the tile grid, meters.
       height, width: tile size, pixels.
       mean, std: per band over valid training pixels, physical unit.
       nodata_fraction: share of pixels without data over all splits (0 lets the model skip validity masks).
@@ -68,7 +61,7 @@ class Task:
     """Labels a prepared set carries: the feature's name, its kind ("multi", "single" or "pixel") and class names.
 
     `counts[split][class]` is the number of tiles (pixels for "pixel") of that class in that split. In a "pixel"
-    task the value 255 marks unlabelled pixels.
+    task the value 255 marks unlabeled pixels.
     """
 
     feature: str
@@ -90,7 +83,7 @@ class Contract:
     tasks: Mapping[str, Task]
     splits: Mapping[str, int]
     split_origin: str
-    licence: str
+    license: str
     citation: str
     source_version: str
     notes: tuple[str, ...] = ()
@@ -282,7 +275,7 @@ def assumed(
             out[name] = in_band_order(out[name], bands)
     return Contract(
         name="assumed", source_version="", modalities=out, tasks={}, splits={"train": pairs}, split_origin="",
-        licence="", citation="", simulated=False,
+        license="", citation="", simulated=False,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Losses: mean squared error on hidden patches, pixels without data left out; InfoNCE between sensors.
 
-Targets (MAE, arXiv 2111.06377, section 4; DESIGN: never pooled across modalities): "normalised" removes each patch's
-own mean and deviation per modality, "raw" keeps the standardised values (their level carries meaning in remote
+Targets (MAE, arXiv 2111.06377, section 4; DESIGN: never pooled across modalities): "normalized" removes each patch's
+own mean and deviation per modality, "raw" keeps the standardized values (their level carries meaning in remote
 sensing), "both" predicts the two with two heads.
 """
 
@@ -36,12 +36,12 @@ def targets(
     kind: str,
     valid: Bool[Array, "batch patches pixels"] | None = None,
 ) -> Float[Array, "batch patches outputs"]:
-    """What the decoder should predict for each patch of standardised pixels."""
+    """What the decoder should predict for each patch of standardized pixels."""
     if kind == "raw":
         return patches
     mean, deviation = patch_moments(patches, valid)
-    normalised = (patches - mean) / deviation
-    return normalised if kind == "normalised" else jnp.concatenate([normalised, patches], axis=-1)
+    normalized = (patches - mean) / deviation
+    return normalized if kind == "normalized" else jnp.concatenate([normalized, patches], axis=-1)
 
 
 def reconstruction(
@@ -84,7 +84,7 @@ def info_nce(
 
     CROMA (arXiv 2311.00566, section 3) and CLIP (arXiv 2103.00020): embeddings of unit length, scaled dot products,
     cross-entropy both ways; a mean over pairs of modalities. Where `present` says that a tile shows nothing of a
-    modality, it is neither a pair nor a negative there. Also returns how often a tile's nearest neighbour in the other
+    modality, it is neither a pair nor a negative there. Also returns how often a tile's nearest neighbor in the other
     modality is itself.
     """
     # Not the norm itself: an example without a visible token is embedded as zero, where its gradient is not a number.
@@ -104,15 +104,15 @@ def info_nce(
     return jnp.stack(losses).mean(), jnp.stack(hits).mean()
 
 
-def undo_normalisation(
+def undo_normalization(
     predicted: Float[Array, "batch patches outputs"],
     patches: Float[Array, "batch patches pixels"],
     kind: str,
     valid: Bool[Array, "batch patches pixels"] | None = None,
 ) -> Float[Array, "batch patches pixels"]:
-    """Predicted pixels in standardised units, for drawing.
+    """Predicted pixels in standardized units, for drawing.
 
-    A normalised prediction lacks the patch's level, which is taken from the true patch (as MAE's figures do); with
+    A normalized prediction lacks the patch's level, which is taken from the true patch (as MAE's figures do); with
     target "both" the raw part is used, which needs nothing of the truth.
     """
     if kind == "raw":

@@ -1,7 +1,7 @@
 """Which patches are visible: pure functions of (key, shape), one small family.
 
 Independent masking draws each sensor's visible patches on its own; consistent masking shows the same places in all
-(Fus-MAE, arXiv 2401.02764, section 3). Around them stand the strategies of neighbouring methods: a token budget shared
+(Fus-MAE, arXiv 2401.02764, section 3). Around them stand the strategies of neighboring methods: a token budget shared
 by Dirichlet shares (MultiMAE, arXiv 2204.01678, section 3.2), complementary masks, blocks (BEiT, arXiv 2106.08254,
 section 2.3) and whole modalities dropped (DINO-MM, arXiv 2204.05381, section 2.2). Groups of bands that are to be
 hidden on their own are modalities of their own (`band_groups` in the config), so every strategy masks them too.
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 
 Grids = Mapping[str, tuple[int, int]]  # rows and columns of each modality's patches
 HasData = Mapping[str, Bool[Array, "batch _patches"]] | None

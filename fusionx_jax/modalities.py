@@ -1,7 +1,7 @@
 """What a sensor is: bands, unit, wire encoding, display. The only place in the library that knows a sensor by name.
 
 A `Modality` is a frozen description. Tiles travel as uint16 ("wire") from the prepared set to the device, where
-`physical = wire * scale + offset`; the code `NODATA` marks pixels that carry no measurement. Normalisation
+`physical = wire * scale + offset`; the code `NODATA` marks pixels that carry no measurement. Normalization
 statistics are not here: they belong to a data set or a checkpoint and live in `contract.py`.
 
 Sources
@@ -9,7 +9,7 @@ Sources
 Sentinel-2 bands: "Sentinel-2 MSI User Guide", ESA, spectral resolution tables (central wavelengths of S2A) and
 "Sentinel-2 Products Specification Document" (S2-PDGS-TAS-DI-PSD), quantification value 10000, radiometric offset
 -1000 from processing baseline 04.00. Sentinel-1: "Sentinel-1 Product Specification" (S1-RS-MDA-52-7441), IW mode,
-C-band 5.405 GHz (5.55 cm), dual polarisation VV+VH, 10 m pixel spacing.
+C-band 5.405 GHz (5.55 cm), dual polarization VV+VH, 10 m pixel spacing.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ NODATA = 65535
 
 @dataclasses.dataclass(frozen=True)
 class Band:
-    """One channel: its name in the product, central wavelength in nanometres, native pixel size in metres."""
+    """One channel: its name in the product, central wavelength in nanometers, native pixel size in meters."""
 
     name: str
     wavelength_nm: float
@@ -115,8 +115,8 @@ _S2_L2A = tuple(b for b in _S2_ALL if b.name != "B10")  # the cirrus band has no
 
 _SAR_COMPOSITES = (Composite("VV, VH, VV-VH", ("VV", "VH", "VV-VH"), (-20.0, -26.0, 2.0), (-2.0, -8.0, 14.0)),)
 _OPTICAL_COMPOSITES = (
-    Composite("true colour", ("B04", "B03", "B02"), (0.0, 0.0, 0.0), (2600.0, 2600.0, 2600.0)),
-    Composite("false colour", ("B08", "B04", "B03"), (0.0, 0.0, 0.0), (5000.0, 2600.0, 2600.0)),
+    Composite("true color", ("B04", "B03", "B02"), (0.0, 0.0, 0.0), (2600.0, 2600.0, 2600.0)),
+    Composite("false color", ("B08", "B04", "B03"), (0.0, 0.0, 0.0), (5000.0, 2600.0, 2600.0)),
 )
 
 
@@ -165,7 +165,7 @@ def subset(modality: Modality, bands: Sequence[str]) -> Modality:
 
 
 def compose(physical: np.ndarray, band_names: Sequence[str], composites: Sequence[Composite]) -> np.ndarray:
-    """Draws a tile: physical [H, W, C] to RGB float [H, W, 3] in 0..1, no-data pixels mid-grey.
+    """Draws a tile: physical [H, W, C] to RGB float [H, W, 3] in 0..1, no-data pixels mid-gray.
 
     Uses the first composite whose bands are present; a modality without one is drawn from its first bands,
     stretched between the 2nd and 98th percentile.

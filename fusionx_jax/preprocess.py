@@ -1,4 +1,4 @@
-"""On the device, inside the jitted step: wire uint16 to standardised float, flips, crops, padding.
+"""On the device, inside the jitted step: wire uint16 to standardized float, flips, crops, padding.
 
 Statistics are fixed numbers from a contract, never those of a batch.
 """
@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, UInt16
 
-from fusionx_jax.contract import InputError, ModalityContract
+from fusionx_jax.contract import ModalityContract
+from fusionx_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Normaliser:
+class Normalizer:
     """`standard = (wire[..., order] * scale + offset - mean) / std`, with zero where there is no data.
 
     Attributes (per modality): positions of the weights' bands in the data, the folded affine map `gain`, `shift`, the
@@ -32,7 +33,7 @@ class Normaliser:
     def __call__(
         self, wire: Mapping[str, UInt16[Array, "batch _height _width _channels"]]
     ) -> tuple[dict[str, Float[Array, "..."]], dict[str, Bool[Array, "batch _height _width"]] | None]:
-        """Standardised images by modality and, if tiles may miss pixels, which pixels are valid."""
+        """Standardized images by modality and, if tiles may miss pixels, which pixels are valid."""
         images, valid = {}, {}
         for name, tile in wire.items():
             if name not in self.order:
@@ -47,17 +48,17 @@ class Normaliser:
         return images, (valid if self.masked else None)
 
     def undo(self, name: str, image: np.ndarray) -> np.ndarray:
-        """Standardised [..., C] in the weights' band order to physical units, through the wire scale."""
+        """Standardized [..., C] in the weights' band order to physical units, through the wire scale."""
         return (image - self.shift[name]) / self.gain[name] * self.wire[name][0] + self.wire[name][1]
 
 
-def make_normaliser(
+def make_normalizer(
     data: Mapping[str, ModalityContract],
     weights: Mapping[str, ModalityContract],
     side: int = 0,
     patch_size: int = 1,
-) -> Normaliser:
-    """Normaliser for `data` with the statistics and band order of `weights` (the same mapping when training anew).
+) -> Normalizer:
+    """Normalizer for `data` with the statistics and band order of `weights` (the same mapping when training anew).
 
     `side` (a crop's, 0 for whole tiles) and `patch_size` tell whether tiles will be padded with no-data pixels.
     """
@@ -73,7 +74,7 @@ def make_normaliser(
         wire[name] = (d.scale, d.offset)
     padded = any((side or s) % patch_size for n in names for s in (data[n].height, data[n].width))
     masked = padded or any(data[n].nodata_fraction > 0 for n in names)
-    return Normaliser(order, gain, shift, nodata, wire, masked)
+    return Normalizer(order, gain, shift, nodata, wire, masked)
 
 
 def augment(
@@ -121,7 +122,7 @@ def random_views(
     """Each sensor's own random view of each tile, to be contrasted (after SimCLR, arXiv 2002.05709, appendix A).
 
     A crop of `least_area` to all of the tile resized to its size, one of the square's eight symmetries, every band
-    multiplied by 1 +- `gain` and shifted by +- `gain`, and Gaussian noise of deviation `noise`, in standardised units.
+    multiplied by 1 +- `gain` and shifted by +- `gain`, and Gaussian noise of deviation `noise`, in standardized units.
     """
     out, seen = {}, {}
     for i, name in enumerate(sorted(images)):

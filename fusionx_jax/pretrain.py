@@ -5,7 +5,6 @@ on the device, hide most patches, predict them, descend. The state is parameters
 else (order, masks, learning rate) is a function of the seed and the step, so a run that stops goes on bit for bit.
 """
 
-import argparse
 import contextlib
 import csv
 import dataclasses
@@ -25,21 +24,12 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from fusionx_jax import (
-    checkpoint,
-    distributed,
-    files,
-    input_pipeline,
-    losses,
-    masking,
-    preprocess,
-    progress,
-    sharding,
-    tiles,
-)
+from fusionx_jax import checkpoint, distributed, files, losses, masking, preprocess, progress, sharding
 from fusionx_jax import config as config_lib
-from fusionx_jax.contract import Contract, InputError, RunError, check_compatible, in_band_order
+from fusionx_jax.contract import Contract, check_compatible, in_band_order
+from fusionx_jax.errors import InputError, RunError
 from fusionx_jax.models import build, layers
+from fusionx_jax.prepared import pipeline, sets
 
 # Keys that may change between a run and its continuation: they do not touch the numbers.
 _FREE_KEYS = (
@@ -59,7 +49,7 @@ class Objective:
     """What a training step computes, fixed for a run (for a stage of it, where mask ratios are scheduled)."""
 
     model: Any  # one of build.FAMILIES
-    normaliser: preprocess.Normaliser
+    normalizer: preprocess.Normalizer
     mask: Any  # one of masking.STRATEGIES
     ratios: Mapping[str, float]
     weights: Mapping[str, float]
@@ -77,7 +67,7 @@ class Objective:
         augment_key, mask_key = jax.random.split(key)
         wire = preprocess.augment(augment_key, wire, self.crop, self.flip)
         out, masks, patches, valid = forward(
-            self.model, params, self.normaliser, wire, self.mask, self.ratios, mask_key, self.views
+            self.model, params, self.normalizer, wire, self.mask, self.ratios, mask_key, self.views
         )
         total, logged = jnp.zeros(()), {}
         if out.predicted:
@@ -91,13 +81,13 @@ class Objective:
         return total, {"loss": total, **logged}
 
 
-def forward(model, params, normaliser, wire, mask, ratios, key, views=None):
+def forward(model, params, normalizer, wire, mask, ratios, key, views=None):
     """Masks a batch of wire tiles and runs the network.
 
-    Returns its output, masks, standardised patches [B, N, P*P*C] and their validity (None: all valid), by modality.
+    Returns its output, masks, standardized patches [B, N, P*P*C] and their validity (None: all valid), by modality.
     """
     p = model.config.patch_size
-    images, valid = normaliser(preprocess.pad_to_multiple(wire, p, normaliser.nodata))
+    images, valid = normalizer(preprocess.pad_to_multiple(wire, p, normalizer.nodata))
     if views:
         view_key, key = jax.random.split(key)
         images, valid = preprocess.random_views(view_key, images, valid, **views)
@@ -184,7 +174,7 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def make_objective(config: ConfigDict, model: Any, normaliser: preprocess.Normaliser, step: int = 0) -> Objective:
+def make_objective(config: ConfigDict, model: Any, normalizer: preprocess.Normalizer, step: int = 0) -> Objective:
     """The objective that holds at `step`.
 
     Raises:
@@ -196,7 +186,7 @@ def make_objective(config: ConfigDict, model: Any, normaliser: preprocess.Normal
     contrast, views = config.get("contrast"), config.augment.get("views")
     return Objective(
         model=model,
-        normaliser=normaliser,
+        normalizer=normalizer,
         mask=masking.strategy(config.masking, dict(config.get("masking_options", {}))),
         ratios=config_lib.mask_ratios(config, step),
         weights={m: float(config.loss_weights[m]) for m in config.modalities},
@@ -239,7 +229,7 @@ def run(config: ConfigDict, workdir: str) -> int:
     """
     if not config.dataset:
         raise InputError("No data set is given; set --config.dataset=DIR to a directory that data.prepare printed.")
-    prepared = tiles.open_for(config, config.dataset)
+    prepared = sets.open_for(config, config.dataset)
     prepared.size("train")
     contract, start_from = run_contract(config, prepared.contract)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -253,13 +243,13 @@ def run(config: ConfigDict, workdir: str) -> int:
         if side > min(m.height, m.width):
             raise InputError(f"augment.crop is {side}, larger than the tiles of {m.height} x {m.width} pixels.")
         preprocess.check_patch((side, side), config.model.patch_size, config.dataset)
-    normaliser = preprocess.make_normaliser(
+    normalizer = preprocess.make_normalizer(
         prepared.contract.modalities,
         {m: contract.modalities[m] for m in config.modalities},
         side=config.augment.crop,
         patch_size=config.model.patch_size,
     )
-    stages = {start: make_objective(config, model, normaliser, start) for start in config_lib.stages(config)}
+    stages = {start: make_objective(config, model, normalizer, start) for start in config_lib.stages(config)}
     optimizer, schedule = make_optimizer(config)
     if min(config.checkpoint_every, config.log_every) < 1:
         raise InputError("checkpoint_every and log_every must be at least 1.")
@@ -303,12 +293,12 @@ def abstract_batch(config: ConfigDict, contract: Contract) -> dict[str, jax.Shap
 
 
 def own_objective(config: ConfigDict, model: Any, contract: Contract) -> Objective:
-    """The first objective of a run on data normalised by their own statistics."""
+    """The first objective of a run on data normalized by their own statistics."""
     modalities = {m: contract.modalities[m] for m in config.modalities}
-    normaliser = preprocess.make_normaliser(
+    normalizer = preprocess.make_normalizer(
         modalities, modalities, side=config.augment.crop, patch_size=config.model.patch_size
     )
-    return make_objective(config, model, normaliser)
+    return make_objective(config, model, normalizer)
 
 
 def fresh_state(model: Any, optimizer: optax.GradientTransformation, seed: int) -> dict[str, Any]:
@@ -337,14 +327,14 @@ def jit_step(
 
 
 def useful_flops_per_pair(config: ConfigDict, contract: Contract) -> float:
-    """FLOPs of one pair in a training step, those left out that rematerialisation does again."""
+    """FLOPs of one pair in a training step, those left out that rematerialization does again."""
     plain = config.copy_and_resolve_references()
     plain.model.remat = "none"
     return flops_per_pair(plain, build.make_model(plain, contract.modalities), contract)
 
 
 def flops_per_pair(config: ConfigDict, model: Any, contract: Contract) -> float:
-    """Floating-point operations of one pair in a training step, as XLA counts them before it optimises; 0 if no step is
+    """Floating-point operations of one pair in a training step, as XLA counts them before it optimizes; 0 if no step is
     taken."""
     if not config.num_steps:
         return 0.0
@@ -395,8 +385,8 @@ def _train(config, workdir, prepared, contract, start_from, mesh, model, stages,
         compiled = {
             begin: jit_step(config, objective, optimizer, schedule, layout, mesh) for begin, objective in stages.items()
         }
-        batches = input_pipeline.DeviceBatches(
-            input_pipeline.host_batches(
+        batches = pipeline.DeviceBatches(
+            pipeline.host_batches(
                 prepared,
                 "train",
                 config.modalities,
@@ -471,7 +461,7 @@ def _loop(config, state, compiled, batches, start, manager, metrics_log, stop, w
 class _Clock:
     """Pairs per second and share of time waited for input since the last lap."""
 
-    def __init__(self, batch_size: int, batches: input_pipeline.DeviceBatches):
+    def __init__(self, batch_size: int, batches: pipeline.DeviceBatches):
         self._batch_size, self._batches = batch_size, batches
         self._began = self._at = time.perf_counter()
         self._waited_at_start = self._waited = batches.waited_s
@@ -639,18 +629,3 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
         elif a != b and (a is not None or b):  # a key that older runs did not have, left at nothing
             out.append(f"{prefix}{key}: was {a!r}, now {b!r}")
     return out
-
-
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="fusionx pretrain",
-        description="Pretrains FusionX-Net on a prepared set. Run again, it goes on from the newest checkpoint.",
-        epilog="Any config value is set with --config.KEY=VALUE, e.g. --config.masking=consistent.",
-    )
-    parser.add_argument("--config", required=True, metavar="FILE[:options]", help="config file, e.g. configs/demo.py")
-    parser.add_argument("--workdir", required=True, metavar="W", help="where checkpoints, metrics and logs go")
-    distributed.add_arguments(parser)
-    args, overrides = parser.parse_known_args(argv)
-    distributed.start(args)
-    config = config_lib.override(config_lib.load_file(args.config), overrides)
-    return run(config, args.workdir)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 
 AXES = ("data", "fsdp")
 _REPLICATE_BELOW = 1 << 14  # elements: gathering a smaller array costs more than holding it

@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-# Tests compile far more than they compute: unoptimised programs start in half the time. Read when jax is imported,
+# Tests compile far more than they compute: unoptimized programs start in half the time. Read when jax is imported,
 # here and in every process that a test starts.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # The same programs are compiled in many tests and processes: once is enough.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fusionx_jax import checkpoint, contract, pretrain
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 from fusionx_jax.models import build
 from tests.helpers import EARLY, TINY, run_script
 

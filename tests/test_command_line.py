@@ -31,7 +31,7 @@ def test_usage_errors_are_one_sentence_with_status_two(tmp_path, simulated):
     assert_clear(run_cli(*go, "--config.learning_rat=1"), 2, "Unknown config key 'learning_rat'", "num_steps")
     assert_clear(run_cli(*go, "--config.optimizer.speed=1"), 2, "optimizer has", "learning_rate")
     assert_clear(run_cli(*go, "--config.num_steps=many"), 2, "num_steps")
-    assert_clear(run_cli(*go, "--colour=red"), 2, "--colour=red")
+    assert_clear(run_cli(*go, "--color=red"), 2, "--color=red")
     assert_clear(run_cli(*go, "--config.dataset=nowhere"), 2, "There is no folder nowhere")
     assert_clear(run_cli(*go[:2], "--config=configs/none.py", go[3]), 2, "There is no config file")
     assert_clear(
@@ -86,7 +86,7 @@ c = config.override(config.load_file("configs/demo.py"), sys.argv[3:])
 prepared = tiles.PreparedSet(dataset)
 mods = prepared.contract.modalities
 model = build.make_model(c, mods)
-objective = pretrain.make_objective(c, model, preprocess.make_normaliser(mods, mods))
+objective = pretrain.make_objective(c, model, preprocess.make_normalizer(mods, mods))
 optimizer, schedule = pretrain.make_optimizer(c)
 params = build.init_params(model, jax.random.key(0))
 state = {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}

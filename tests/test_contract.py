@@ -23,7 +23,7 @@ def test_folder_without_contract_is_not_a_prepared_set(tmp_path):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda d: d.pop("licence"),
+        lambda d: d.pop("license"),
         lambda d: d.update(extra=1),
         lambda d: d.update(format_version=99),
         lambda d: d["modalities"]["s1"]["mean"].append(0.0),

@@ -14,7 +14,7 @@ import pytest
 
 from experiments.run_local import free_port
 from fusionx_jax import checkpoint, config
-from fusionx_jax.evaluate import results
+from fusionx_jax.evaluate import rows as rows_lib
 from fusionx_jax.models import build
 from tests.helpers import EARLY, ROOT, TINY, assert_clear, run_cli
 
@@ -101,7 +101,7 @@ def test_two_processes_encode_every_tile_once(trained, simulated, tmp_path):
             "--config.evaluate.floors=('untrained',)",
         ]
         finish(start_command(command, processes))
-        rows[processes] = results.read(str(workdir / "results.csv"))
+        rows[processes] = rows_lib.read(str(workdir / "results.csv"))
         assert len(list((workdir / "features").iterdir())) == 2 * 2 * 2  # encoders, sets of sensors, splits
     assert len(rows[1]) == len(rows[3]) > 0
     for a, b in zip(rows[1], rows[3]):

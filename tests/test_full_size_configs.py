@@ -10,7 +10,7 @@ import pytest
 from experiments import sweep
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import modalities, preprocess, pretrain
-from fusionx_jax.evaluate import run
+from fusionx_jax.evaluate import measure
 from fusionx_jax.models import build
 
 SETS = {
@@ -35,10 +35,10 @@ def _step(c, data):
     """The train step of a config, with abstract state and batch."""
     model = build.make_model(c, data)
     shown = {m: data[m] for m in c.modalities}
-    normaliser = preprocess.make_normaliser(shown, shown, c.augment.crop, c.model.patch_size)
+    normalizer = preprocess.make_normalizer(shown, shown, c.augment.crop, c.model.patch_size)
     optimizer, schedule = pretrain.make_optimizer(c)
     step = functools.partial(
-        pretrain.train_step, objective=pretrain.make_objective(c, model, normaliser), optimizer=optimizer,
+        pretrain.train_step, objective=pretrain.make_objective(c, model, normalizer), optimizer=optimizer,
         schedule=schedule, seed=0,
     )  # fmt: skip
 
@@ -57,7 +57,7 @@ def _step(c, data):
 def test_every_method_traces_at_full_size(base):
     for method in TRAINED:
         c = sweep.load(f"configs/{base}.py", method, ())
-        run.check(c)
+        measure.check(c)
         step, start, wire = _step(c, _contracts(base))
         shapes = jax.eval_shape(start)
         after, metrics = jax.eval_shape(step, shapes, wire)

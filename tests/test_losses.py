@@ -21,8 +21,8 @@ def _reference(predicted, patches, mask, kind, valid):
         for i in np.asarray(mask.hidden)[b]:
             ok = valid[b, i]
             mean, deviation = patches[b, i][ok].mean(), np.sqrt(patches[b, i][ok].var() + 1e-6)
-            parts = {"raw": [patches[b, i]], "normalised": [(patches[b, i] - mean) / deviation]}
-            aims = parts["normalised"] + parts["raw"] if kind == "both" else parts[kind]
+            parts = {"raw": [patches[b, i]], "normalized": [(patches[b, i] - mean) / deviation]}
+            aims = parts["normalized"] + parts["raw"] if kind == "both" else parts[kind]
             for k, aim in enumerate(aims):
                 own = predicted[b, i].reshape(len(aims), -1)[k]
                 errors += list(((own - aim) ** 2)[ok])
@@ -33,7 +33,7 @@ def _hidden(patches, masks):
     return {m: jnp.take_along_axis(jnp.asarray(p), masks[m].hidden[..., None], axis=1) for m, p in patches.items()}
 
 
-@pytest.mark.parametrize("kind", ["raw", "normalised", "both"])
+@pytest.mark.parametrize("kind", ["raw", "normalized", "both"])
 @pytest.mark.parametrize("share", [1.0, 0.7])
 def test_reconstruction_loss_equals_plain_loops_over_hidden_valid_pixels(kind, share):
     patches, masks, valid, rng = _setup(share)
@@ -53,18 +53,18 @@ def test_reconstruction_loss_equals_plain_loops_over_hidden_valid_pixels(kind, s
 def test_perfect_prediction_has_no_loss_and_draws_the_truth():
     patches, masks, _, _ = _setup()
     patches = jax.tree.map(jnp.asarray, patches)
-    for kind in ("raw", "normalised", "both"):
+    for kind in ("raw", "normalized", "both"):
         aim = {m: losses.targets(p, kind) for m, p in patches.items()}
         total, _ = losses.reconstruction(_hidden(aim, masks), patches, masks, kind, {"s1": 1.0, "s2": 1.0})
         assert total < 1e-10
         for m, p in patches.items():
-            assert np.allclose(losses.undo_normalisation(aim[m], p, kind), p, atol=1e-4)
+            assert np.allclose(losses.undo_normalization(aim[m], p, kind), p, atol=1e-4)
 
 
-def test_normalised_targets_are_not_pooled_across_modalities():
+def test_normalized_targets_are_not_pooled_across_modalities():
     patches, _, _, _ = _setup()
     for p in patches.values():
-        aim = losses.targets(jnp.asarray(p), "normalised")
+        aim = losses.targets(jnp.asarray(p), "normalized")
         assert np.allclose(aim.mean(-1), 0, atol=1e-4)
         assert np.allclose(aim.std(-1), 1, atol=1e-3)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusionx_jax import masking
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 
 GRID = {"s1": (4, 4), "s2": (4, 4)}
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fusionx_jax import contract, preprocess
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 from fusionx_jax.modalities import NODATA
 
 
@@ -17,21 +17,21 @@ def mods(simulated):
 
 
 def test_decoding_on_the_device_equals_the_contract_in_numpy(simulated, mods):
-    from fusionx_jax import tiles
+    from fusionx_jax.prepared import store
 
-    wire = tiles.PreparedSet(simulated).read("train", np.arange(4), ["s1", "s2"])
-    images, valid = preprocess.make_normaliser(mods, mods)(jax.tree.map(jnp.asarray, wire))
+    wire = store.PreparedSet(simulated).read("train", np.arange(4), ["s1", "s2"])
+    images, valid = preprocess.make_normalizer(mods, mods)(jax.tree.map(jnp.asarray, wire))
     assert valid is None
     for name, m in mods.items():
         physical = wire[name] * np.float64(m.scale) + m.offset
         assert np.allclose(images[name], (physical - m.mean) / m.std, atol=1e-4)
 
 
-def test_training_split_is_standardised_by_its_own_statistics(simulated, mods):
-    from fusionx_jax import tiles
+def test_training_split_is_standardized_by_its_own_statistics(simulated, mods):
+    from fusionx_jax.prepared import store
 
-    wire = tiles.PreparedSet(simulated).read("train", np.arange(140), ["s1", "s2"])
-    images, _ = preprocess.make_normaliser(mods, mods)(jax.tree.map(jnp.asarray, wire))
+    wire = store.PreparedSet(simulated).read("train", np.arange(140), ["s1", "s2"])
+    images, _ = preprocess.make_normalizer(mods, mods)(jax.tree.map(jnp.asarray, wire))
     for image in images.values():
         assert np.abs(np.mean(image, axis=(0, 1, 2))).max() < 1e-3
         assert np.abs(np.std(image, axis=(0, 1, 2)) - 1).max() < 1e-3
@@ -45,20 +45,20 @@ def test_bands_are_reordered_by_name_and_undo_gives_physical_values(mods):
     weights["s2"] = dataclasses.replace(
         s2, bands=picked, mean=tuple(s2.mean[i] for i in place), std=tuple(s2.std[i] for i in place)
     )
-    normaliser = preprocess.make_normaliser(mods, weights)
+    normalizer = preprocess.make_normalizer(mods, weights)
     wire = {"s2": np.random.default_rng(0).integers(1000, 5000, (2, 8, 8, 12)).astype(np.uint16)}
-    images, _ = normaliser(jax.tree.map(jnp.asarray, wire))
+    images, _ = normalizer(jax.tree.map(jnp.asarray, wire))
     assert images["s2"].shape[-1] == 2
-    physical = normaliser.undo("s2", np.asarray(images["s2"]))
+    physical = normalizer.undo("s2", np.asarray(images["s2"]))
     assert np.allclose(physical, wire["s2"][..., place].astype(float) - 1000, atol=0.5)
 
 
 def test_pixels_without_data_are_marked_and_neutral(mods):
     gappy = {n: dataclasses.replace(m, nodata_fraction=0.1) for n, m in mods.items()}
-    normaliser = preprocess.make_normaliser(gappy, gappy)
+    normalizer = preprocess.make_normalizer(gappy, gappy)
     wire = {"s1": np.full((1, 8, 8, 2), 30000, np.uint16), "s2": np.full((1, 8, 8, 12), 3000, np.uint16)}
     wire["s1"][0, :4] = NODATA
-    images, valid = normaliser(jax.tree.map(jnp.asarray, wire))
+    images, valid = normalizer(jax.tree.map(jnp.asarray, wire))
     assert (images["s1"][0, :4] == 0).all()
     assert not valid["s1"][0, :4].any()
     assert valid["s1"][0, 4:].all()
@@ -96,10 +96,10 @@ def test_odd_sizes_are_padded_with_no_data_only():
     assert (out == NODATA).sum() == (256 - 130) * 2
 
 
-def test_padding_makes_the_normaliser_look_for_missing_pixels(mods):
-    assert not preprocess.make_normaliser(mods, mods, patch_size=8).masked
-    assert preprocess.make_normaliser(mods, mods, patch_size=12).masked
-    assert preprocess.make_normaliser(mods, mods, side=20, patch_size=8).masked
+def test_padding_makes_the_normalizer_look_for_missing_pixels(mods):
+    assert not preprocess.make_normalizer(mods, mods, patch_size=8).masked
+    assert preprocess.make_normalizer(mods, mods, patch_size=12).masked
+    assert preprocess.make_normalizer(mods, mods, side=20, patch_size=8).masked
 
 
 def test_patch_larger_than_the_tile_is_refused():

@@ -13,9 +13,10 @@ import numpy as np
 import optax
 import pytest
 
-from fusionx_jax import checkpoint, config, files, preprocess, pretrain, tiles
-from fusionx_jax.contract import InputError, RunError
+from fusionx_jax import checkpoint, config, files, preprocess, pretrain
+from fusionx_jax.errors import InputError, RunError
 from fusionx_jax.models import build
+from fusionx_jax.prepared import sets
 from tests.helpers import EARLY, ROOT, TINY, assert_clear, run_cli, small_disk
 
 
@@ -192,15 +193,15 @@ def test_tiles_that_are_no_multiple_of_the_patch_are_padded_and_trained_on(tiny_
 
 @pytest.mark.slow
 def test_groups_of_bands_train_and_are_judged_with_one_left_out(simulated, tmp_path):
-    from fusionx_jax.evaluate import features, run
+    from fusionx_jax.evaluate import features, measure
 
     c = config.override(
         config.load_file(str(ROOT / "configs/methods/fusionx_bands.py:demo")),
         [*TINY, *EARLY, f"--config.dataset={simulated}", "--config.num_steps=2"],
     )
     assert pretrain.run(c, str(tmp_path)) == 0
-    setting = run.prepare_setting(str(tmp_path), simulated, [])
-    encoder = run.encoders(setting)["fusionx_bands"]
+    setting = measure.prepare_setting(str(tmp_path), simulated, [])
+    encoder = measure.encoders(setting)["fusionx_bands"]
     pools = features.extract(encoder, setting.prepared, "val", ["s1", "s2_10m", "s2_60m"], 20)
     assert {k for k in pools if k.endswith("_mean")} == {"s1_mean", "s2_10m_mean", "s2_60m_mean"}
 
@@ -294,10 +295,10 @@ def test_stopped_by_sigterm_ctrl_c_and_kill_it_ends_bit_identical(simulated, tmp
 
 def test_gradients_of_parts_are_the_mean_over_interleaved_parts(tiny_config, simulated):
     c = config.override(tiny_config, EARLY)
-    prepared = tiles.open_sets(simulated)
+    prepared = sets.open_sets(simulated)
     modalities = prepared.contract.modalities
     model = build.make_model(c, modalities)
-    objective = pretrain.make_objective(c, model, preprocess.make_normaliser(modalities, modalities))
+    objective = pretrain.make_objective(c, model, preprocess.make_normalizer(modalities, modalities))
     params = build.init_params(model, jax.random.key(0))
     wire = {m: jnp.asarray(x) for m, x in prepared.read("train", np.arange(8), ["s1", "s2"]).items()}
     key = jax.random.key(3)

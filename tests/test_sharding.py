@@ -3,7 +3,7 @@ import json
 import pytest
 
 from fusionx_jax import sharding
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 from tests.helpers import EARLY, TINY, run_script
 
 LOSSES = """

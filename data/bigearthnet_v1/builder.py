@@ -16,11 +16,12 @@ from data.archive import Archive
 from data.patches import Options, Patch
 from data.source import SPLITS, LeftOut
 from fusionx_jax import modalities
-from fusionx_jax.contract import InputError, Task
+from fusionx_jax.contract import Task
+from fusionx_jax.errors import InputError
 
 SIZE = 120
 S1, S2 = modalities.SENTINEL1_GRD, modalities.SENTINEL2_L2A
-LICENCE = "CDLA-Permissive-1.0"
+LICENSE = "CDLA-Permissive-1.0"
 _SPLIT_FILES = {s: (f"{s}.csv", f"bigearthnet-{s}.csv", f"{s}.txt", f"bigearthnet-{s}.txt") for s in SPLITS}
 _EXCLUDED = ("patches_with_seasonal_snow.csv", "patches_with_cloud_and_shadow.csv")
 
@@ -51,7 +52,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
     use = {row[0] for rows in listed.values() for row in rows} if listed else None
     found: dict[str, Patch] = {}
     classes = clc.CLASSES_19 if args.classes == "19" else clc.CLASSES_43
-    unlabelled = 0
+    unlabeled = 0
     for name in tqdm(s2_names, desc="reading labels", unit="patch", disable=not sys.stderr.isatty()):
         if name not in twins or (use is not None and name not in use):
             continue
@@ -61,7 +62,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
             continue
         numbers = clc.to_19(labels) if args.classes == "19" else tuple(clc.CLASSES_43.index(n) for n in labels)
         if not numbers:
-            unlabelled += 1
+            unlabeled += 1
             continue
         group = "_".join(name.split("_")[:-2])
         found[name] = Patch(name, (s2_root, s1_root, twins[name]), numbers, group)
@@ -87,12 +88,12 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         tile_size=SIZE,
         tasks={"multi": Task("label_multi", "multi", classes)},
         split_origin=origin,
-        licence=LICENCE,
+        license=LICENSE,
         citation="BigEarthNet-MM, Sumbul et al., IEEE GRSM 2021. Contains modified Copernicus Sentinel data.",
         source_version=f"BigEarthNet v1, {args.classes} classes, {len(excluded)} patches excluded by lists",
         notes=(
             "Sentinel-1 GRD in dB as delivered; Sentinel-2 L2A of processing baselines before 04.00.",
-            *((f"{unlabelled} patches without any of the 19 classes are not in the set.",) if unlabelled else ()),
+            *((f"{unlabeled} patches without any of the 19 classes are not in the set.",) if unlabeled else ()),
         ),
         has_location=True,
         has_group=True,

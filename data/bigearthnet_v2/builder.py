@@ -16,7 +16,8 @@ from data.bigearthnet_v1 import builder as v1
 from data.bigearthnet_v2.database import FILE, Database, resize
 from data.patches import Options, Patch
 from data.source import BadTile, LeftOut
-from fusionx_jax.contract import IGNORE_LABEL, InputError, Task
+from fusionx_jax.contract import IGNORE_LABEL, Task
+from fusionx_jax.errors import InputError
 
 _COLUMNS = ("patch_id", "labels", "split", "s1_name")
 _MAP = "_reference_map"
@@ -78,7 +79,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         tile_size=v1.SIZE,
         tasks=tasks,
         split_origin="official: the column `split` of metadata.parquet",
-        licence=v1.LICENCE,
+        license=v1.LICENSE,
         citation="reBEN, Clasen et al., IGARSS 2025, arXiv 2407.03653. Contains modified Copernicus Sentinel data.",
         source_version="BigEarthNet v2"
         + ("" if database is None else " from LMDB")
@@ -123,7 +124,7 @@ def read_metadata(path: str) -> list[tuple[str, tuple[int, ...], str, str]]:
     return rows
 
 
-_CODES = np.full(1000, IGNORE_LABEL, np.uint8)  # CLC code to class number; 999 and dropped classes stay unlabelled
+_CODES = np.full(1000, IGNORE_LABEL, np.uint8)  # CLC code to class number; 999 and dropped classes stay unlabeled
 for _code, (_, _number) in clc.LEVEL_3.items():
     if _number is not None:
         _CODES[_code] = _number

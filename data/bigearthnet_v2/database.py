@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data.source import BadTile
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 
 FILE = "data.mdb"
 _HEAD = 2 * 4096  # the two pages that describe the rest

@@ -13,7 +13,7 @@ from data.patches import Options, Patch
 from data.raster import read_bands
 from data.source import BadTile, LeftOut
 from fusionx_jax import modalities
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 
 SIZE = 256
 _NAME = re.compile(r"(ROIs0000_[A-Za-z]+)_(s1|s2|dfc)_([A-Za-z0-9]+)_p(\d+)\.tif")
@@ -66,7 +66,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         tile_size=args.tile_size,
         tasks=patches.pixel_tasks(igbp.SIMPLIFIED),
         split_origin=origin,
-        licence="CC-BY-4.0",
+        license="CC-BY-4.0",
         citation="DFC2020, Yokoya et al., IEEE GRSM 8(1), 2020. Contains modified Copernicus Sentinel data.",
         source_version=f"DFC2020, tiles of {args.tile_size} px",
         notes=("Savanna and snow are usually left out of the scores; the labels keep whatever the files hold.",),
@@ -91,7 +91,7 @@ def _split(folder: str | None, members: list[Patch]) -> tuple[dict[str, list[Pat
     groups = {p.group for p in members}
     fractions = {"train": 0.6, "val": 0.2, "test": 0.2}
     by_group = len(groups) >= 3
-    origin = "by city, hashed" if by_group else "by patch, hashed: neighbours may stand in different splits"
+    origin = "by city, hashed" if by_group else "by patch, hashed: neighbors may stand in different splits"
     return patches.split_by_hash(members, fractions, by_group=by_group), origin
 
 

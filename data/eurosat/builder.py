@@ -12,7 +12,8 @@ from data.archive import Archive
 from data.patches import Options, Patch
 from data.source import LeftOut
 from fusionx_jax import modalities
-from fusionx_jax.contract import InputError, Task
+from fusionx_jax.contract import Task
+from fusionx_jax.errors import InputError
 
 SIZE = 64
 CLASSES = (
@@ -75,7 +76,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         origin = "given lists"
     else:
         by_split = patches.split_by_hash(list(found.values()), {"train": 0.6, "val": 0.2, "test": 0.2}, by_group=False)
-        origin = "by patch, hashed: neighbours may stand in different splits (no lists given: --splits)"
+        origin = "by patch, hashed: neighbors may stand in different splits (no lists given: --splits)"
     sensors = {"s2": modalities.SENTINEL2_L1C}
     return patches.make(
         args,
@@ -89,7 +90,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         tile_size=SIZE,
         tasks={"single": Task("label_single", "single", CLASSES)},
         split_origin=origin,
-        licence="MIT",
+        license="MIT",
         citation="EuroSAT, Helber et al., JSTARS 2019; EuroSAT-SAR, Wang et al., JSTARS 2024. Contains modified "
         "Copernicus Sentinel data.",
         source_version="EuroSAT all bands" + (" with EuroSAT-SAR" if radar_archive else ""),

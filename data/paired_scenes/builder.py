@@ -1,4 +1,4 @@
-"""Co-registered scenes, one file per modality and scene, cut into tiles without neighbours across splits.
+"""Co-registered scenes, one file per modality and scene, cut into tiles without neighbors across splits.
 
 A small YAML says what is what (see terramesh.yaml and sen1floods11.yaml beside this file):
 
@@ -7,12 +7,12 @@ A small YAML says what is what (see terramesh.yaml and sen1floods11.yaml beside 
       s1: {sensor: sentinel1_rtc, file: "{scene}/S1.tif", unit: dB}       # or unit: linear, converted
       s2: {sensor: sentinel2_l2a, file: "{scene}/S2.tif", unit: reflectance_1e4, nodata: 0, add: -1000}
       dem: {sensor: custom, file: "{scene}/dem.npy", unit: m, level: DEM, bands: [height], scale: 0.1, offset: -500}
-    labels: {file: "{scene}/labels.tif", classes: {1: water, 2: land}}    # optional; other values are unlabelled
+    labels: {file: "{scene}/labels.tif", classes: {1: water, 2: land}}    # optional; other values are unlabeled
     split: {by: block, block: 3, seed: 0}                                 # or by: scene, or train: [...], test: [...]
 
 `{scene}` stands for the scene's name. Bands are matched by name (from `bands:` in file order, or from the GeoTIFF's
 band descriptions) and brought into the sensor's order. Splitting by block leaves out the tiles that touch another
-split's: neighbours are never in different splits.
+split's: neighbors are never in different splits.
 """
 
 import argparse
@@ -29,13 +29,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data.raster import centre
+from data.raster import center
 from data.source import SPLITS, Description, LeftOut, evenly, fingerprint, scene_labels
 from fusionx_jax import modalities as modalities_lib
-from fusionx_jax.contract import IGNORE_LABEL, InputError, Task, check_unit
+from fusionx_jax.contract import IGNORE_LABEL, Task, check_unit
+from fusionx_jax.errors import InputError
 
 _UNITS = {"dB": ("dB", "linear"), "reflectance_1e4": ("reflectance_1e4", "reflectance")}
-_COVER = 0.05  # a class labels a tile from this share of its labelled pixels on
+_COVER = 0.05  # a class labels a tile from this share of its labeled pixels on
 _DEFAULT_FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
@@ -102,7 +103,7 @@ class Spec:
     classes: tuple[str, ...]
     split: Mapping[str, Any]
     gsd_m: float
-    licence: str
+    license: str
     citation: str
 
 
@@ -126,7 +127,7 @@ def read_spec(path: str) -> Spec:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("modalities"), dict) or not raw["modalities"]:
         raise InputError(f"{path} must have a `modalities:` section that names a file for each modality.")
-    known = {"name", "modalities", "labels", "split", "gsd_m", "licence", "citation"}
+    known = {"name", "modalities", "labels", "split", "gsd_m", "license", "citation"}
     unknown = sorted(set(raw) - known)
     if unknown:
         raise InputError(f"{path} has the unknown key {unknown[0]!r}; it may have {', '.join(sorted(known))}.")
@@ -166,7 +167,7 @@ def read_spec(path: str) -> Spec:
         classes=tuple(str(c) for c in labels.get("classes", {}).values()),
         split=split,
         gsd_m=_number(path, "`gsd_m`", raw.get("gsd_m", 10.0), float),
-        licence=str(raw.get("licence", "not stated")),
+        license=str(raw.get("license", "not stated")),
         citation=str(raw.get("citation", "not stated")),
     )
 
@@ -420,7 +421,7 @@ def physical(values: np.ndarray, raster: Raster, spec: RasterSpec, order: list[i
 
 
 def usable_tiles(spec: Spec, raw: str, scene: str, size: int) -> list[tuple[str, int, int]]:
-    """Tiles (scene, row, column) of the grid with data in every modality and, with labels, a labelled pixel.
+    """Tiles (scene, row, column) of the grid with data in every modality and, with labels, a labeled pixel.
 
     Raises:
       InputError: a file is damaged, in another unit, or does not fit its partners.
@@ -564,7 +565,7 @@ class PairedScenes:
             tile_size=self.tile_size,
             tasks=tasks,
             split_origin=f"by {how}, seed {self.spec.split.get('seed', 0)}{guard}",
-            licence=self.spec.licence,
+            license=self.spec.license,
             citation=self.spec.citation,
             source_version=(
                 f"{self.num_scenes} scenes of {os.path.basename(self.raw)} described by "
@@ -597,16 +598,16 @@ class PairedScenes:
                 multi, single = scene_labels(pixels, len(self.spec.classes), _COVER)
                 out |= {"label_pixel": pixels, "label_multi": multi, "label_single": single}
             first = next(iter(rasters.values()))
-            out["location"] = _centre(first, row, column, self.tile_size)
+            out["location"] = _center(first, row, column, self.tile_size)
             return out
         finally:
             for r in rasters.values():
                 r.__exit__()
 
 
-def _centre(raster: Raster, row: int, column: int, size: int) -> np.ndarray:
-    """Longitude and latitude of a tile's centre (degrees, WGS 84); NaN for files without a place."""
+def _center(raster: Raster, row: int, column: int, size: int) -> np.ndarray:
+    """Longitude and latitude of a tile's center (degrees, WGS 84); NaN for files without a place."""
     if not raster.crs:
         return np.full(2, np.nan, np.float32)
     t, across, down = raster.transform, column + size / 2, row + size / 2
-    return centre(raster.crs, t.a * across + t.b * down + t.c, t.d * across + t.e * down + t.f)
+    return center(raster.crs, t.a * across + t.b * down + t.c, t.d * across + t.e * down + t.f)

@@ -59,7 +59,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
             unusable += [
                 LeftOut(n, "missing twin", f"{n} is missing beside its Sentinel-1 twin") for n in sorted(alone)
             ]
-    if with_cover and with_cover < len(found):  # land cover of some patches: the others cannot be labelled
+    if with_cover and with_cover < len(found):  # land cover of some patches: the others cannot be labeled
         for name in [n for n, p in found.items() if not p.where[2]]:
             unusable.append(LeftOut(name, "missing labels", f"{name} has no land-cover file"))
             del found[name]
@@ -78,7 +78,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         tile_size=args.tile_size,
         tasks=patches.pixel_tasks(igbp.SIMPLIFIED) if with_cover else {},
         split_origin=origin,
-        licence="CC-BY-4.0",
+        license="CC-BY-4.0",
         citation="SEN12MS, Schmitt et al., ISPRS Annals IV-2/W7, 2019. Contains modified Copernicus Sentinel data.",
         source_version=f"SEN12MS, seasons {', '.join(s for s, _ in seasons)}, tiles of {args.tile_size} px",
         notes=("Labels are MODIS land cover of 500 m in ten simplified IGBP classes: coarse and often wrong.",),

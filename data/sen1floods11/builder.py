@@ -1,4 +1,4 @@
-"""Sen1Floods11, the 446 hand-labelled chips of 512 x 512 pixels in eleven floods (Bonafilia et al., CVPRW 2020).
+"""Sen1Floods11, the 446 hand-labeled chips of 512 x 512 pixels in eleven floods (Bonafilia et al., CVPRW 2020).
 
 Layout: S1Hand, S2Hand and LabelHand folders, files EVENT_CHIP_LAYER.tif; S1 in dB with NaN for no data, S2 L1C, labels
 -1 (no data), 0 (land), 1 (water). Chips are cut into tiles that stay in their chip's split.
@@ -79,10 +79,10 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         tile_size=args.tile_size,
         tasks=patches.pixel_tasks(("land", "water")),
         split_origin=origin,
-        licence="CC-BY-4.0",
+        license="CC-BY-4.0",
         citation="Sen1Floods11, Bonafilia et al., CVPRW 2020. Contains modified Copernicus Sentinel data.",
-        source_version=f"Sen1Floods11 v1.1 hand-labelled, tiles of {args.tile_size} px",
-        notes=("Sensors may lie up to two days apart; a tile's location is its chip's centre.",),
+        source_version=f"Sen1Floods11 v1.1 hand-labeled, tiles of {args.tile_size} px",
+        notes=("Sensors may lie up to two days apart; a tile's location is its chip's center.",),
         has_location=True,
         has_group=True,
     )
@@ -94,7 +94,7 @@ def _folder(archive: Archive, names: tuple[str, ...]) -> str:
     for base in (inside, inside.removeprefix("v1.1/"), "HandLabeled"):
         if names[0] in archive.children(base):
             return f"{base}/{names[0]}"
-    return archive.require_folder(names, "Sen1Floods11's hand-labelled chips")
+    return archive.require_folder(names, "Sen1Floods11's hand-labeled chips")
 
 
 def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:

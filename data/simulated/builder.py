@@ -8,7 +8,8 @@ from typing import Any
 from data.simulated import world
 from data.source import Description, LeftOut, scene_labels
 from fusionx_jax import modalities
-from fusionx_jax.contract import InputError, Task
+from fusionx_jax.contract import Task
+from fusionx_jax.errors import InputError
 
 # Tiles 0..6 of every ten train, 7 validates, 8..9 test: a larger set contains the smaller one, split for split.
 _SPLIT_DIGITS = {"train": (0, 1, 2, 3, 4, 5, 6), "val": (7,), "test": (8, 9)}
@@ -51,7 +52,7 @@ class Simulated:
                 "pixel": Task("label_pixel", "pixel", world.CLASSES),
             },
             split_origin="tile number modulo 10: 0-6 train, 7 val, 8-9 test; tiles are independent places",
-            licence="Apache-2.0",
+            license="Apache-2.0",
             citation="Simulated Sentinel-1/2 world of FusionX-Net; no real satellite data.",
             source_version=(
                 f"world {world.version()}, seed {self.seed}, {self.num_tiles} tiles of {self.tile_size} px"

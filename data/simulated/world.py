@@ -19,7 +19,7 @@ What separates the twelve classes (each line names who can tell them apart):
 Clouds, their shadows and haze touch the optical tile only; speckle (gamma, 4.4 looks) the SAR tile only.
 
 Sources of the ingredients: spectral shapes after the USGS spectral library's typical vegetation, soil and water curves
-read at the Sentinel-2 band centres; backscatter levels after Ulaby & Dobson, "Handbook of Radar Scattering
+read at the Sentinel-2 band centers; backscatter levels after Ulaby & Dobson, "Handbook of Radar Scattering
 Statistics for Terrain" (1989), C band at 35-40 degrees; 4.4 equivalent looks, Sentinel-1 Product Specification.
 """
 
@@ -70,7 +70,7 @@ _SPECTRA = np.array([_MATERIALS[m] for m in _MATERIAL_NAMES])
 (_LEAF, _NEEDLE, _DRY, _SOIL, _CLEAR, _TURBID, _CONCRETE, _ROOF, _ASPHALT) = range(9)
 _CLOUD = np.array([0.62, 0.64, 0.66, 0.68, 0.70, 0.71, 0.72, 0.73, 0.73, 0.60, 0.46, 0.36])
 _WAVELENGTH_UM = np.array([0.443, 0.492, 0.560, 0.665, 0.704, 0.740, 0.783, 0.833, 0.865, 0.945, 1.614, 2.202])
-_COARSE = {20: (4, 5, 6, 8, 10, 11), 60: (0, 9)}  # band positions by native pixel size, metres
+_COARSE = {20: (4, 5, 6, 8, 10, 11), 60: (0, 9)}  # band positions by native pixel size, meters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _land_cover(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.nda
     """Class map and parcel map [H, W] of one place."""
     yx = np.stack(np.meshgrid(np.arange(size, dtype=float), np.arange(size, dtype=float), indexing="ij"))
     parcel, count = _parcels(rng, yx, size)
-    # A place favours a few classes: a Dirichlet draw around the long-tailed prior.
+    # A place favors a few classes: a Dirichlet draw around the long-tailed prior.
     mix = rng.dirichlet(PRIOR * 3.0)
     classes = rng.choice(len(CLASSES), size=count, p=mix)
     cover = classes[parcel]
@@ -133,12 +133,12 @@ def _land_cover(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.nda
         wood = rng.choice([BROADLEAF, CONIFER, FLOODED, WOODLAND], p=[0.45, 0.33, 0.10, 0.12])
         cover = np.where(_field(rng, size, 3.2) > rng.uniform(0.3, 1.6), wood, cover)
     if rng.random() < 0.14:  # a town
-        centre = rng.uniform(0, size, 2)
-        reach = np.hypot(yx[0] - centre[0], yx[1] - centre[1]) / rng.uniform(0.10, 0.35) / size
+        center = rng.uniform(0, size, 2)
+        reach = np.hypot(yx[0] - center[0], yx[1] - center[1]) / rng.uniform(0.10, 0.35) / size
         cover = np.where(reach + 0.25 * _field(rng, size, 2.5) < 1.0, URBAN, cover)
     if rng.random() < 0.12:  # a lake
-        centre = rng.uniform(0, size, 2)
-        reach = np.hypot(yx[0] - centre[0], yx[1] - centre[1]) / rng.uniform(0.08, 0.35) / size
+        center = rng.uniform(0, size, 2)
+        reach = np.hypot(yx[0] - center[0], yx[1] - center[1]) / rng.uniform(0.08, 0.35) / size
         cover = np.where(reach + 0.2 * _field(rng, size, 3.0) < 1.0, WATER, cover)
     if rng.random() < 0.16:  # a river, sometimes with wet banks
         angle = rng.uniform(0, np.pi)
@@ -292,8 +292,8 @@ def _optical(rng, size, cover, green, trees, rows, fine, moisture, summer, slope
         tops = _CLOUD * (0.85 + 0.15 * _field(rng, size, 2.0)[..., None])
         reflectance = reflectance * (1 - opacity[..., None]) + tops * opacity[..., None]
     reflectance = _blur(reflectance)
-    for metres, bands in _COARSE.items():
-        reflectance[..., bands] = _coarsen(reflectance[..., bands], metres // 10)
+    for meters, bands in _COARSE.items():
+        reflectance[..., bands] = _coarsen(reflectance[..., bands], meters // 10)
     reflectance += rng.normal(0, 0.0025, reflectance.shape)
     return np.clip(np.rint(reflectance * 1e4), 1, 20000)
 

@@ -14,7 +14,8 @@ from data.archive import Archive
 from data.patches import Options, Patch
 from data.source import BadTile
 from fusionx_jax import modalities
-from fusionx_jax.contract import InputError, Task
+from fusionx_jax.contract import Task
+from fusionx_jax.errors import InputError
 
 SIZE = 32
 CLASSES = (
@@ -75,7 +76,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         tile_size=SIZE,
         tasks={"single": Task("label_single", "single", CLASSES)},
         split_origin="official files; validation and testing are halves of the same ten cities (version 2 and later)",
-        licence="CC-BY-4.0",
+        license="CC-BY-4.0",
         citation="So2Sat LCZ42, Zhu et al., IEEE GRSM 8(3), 2020. Contains modified Copernicus Sentinel data.",
         source_version="So2Sat LCZ42" + ("" if "val" in by_split else " without validation file"),
         notes=("Sentinel-1: Lee-filtered VV and VH intensities, linear in the files, converted to dB.",),

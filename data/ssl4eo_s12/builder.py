@@ -67,7 +67,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         tile_size=SIZE,
         tasks={},
         split_origin="by place, hashed (the set has no labels and no official split)",
-        licence="CC-BY-4.0",
+        license="CC-BY-4.0",
         citation="SSL4EO-S12, Wang et al., arXiv 2211.07044. Contains modified Copernicus Sentinel data.",
         source_version=f"SSL4EO-S12 v1.0, {sensor.level}, at most {args.most_days} days between sensors",
         notes=(

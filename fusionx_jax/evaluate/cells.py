@@ -22,7 +22,7 @@ class Cell(NamedTuple):
 
     label: a share of the training labels such as "0.1", or "5-shot". `values` maps each metric to [1 + resamples]
     numbers: the sample itself, then its bootstrap draws. `confusion` counts true (rows) by predicted class for
-    single-label and pixel tasks, empty for others. `subset` is a digest of the labelled tiles.
+    single-label and pixel tasks, empty for others. `subset` is a digest of the labeled tiles.
     """
 
     method: str

@@ -15,20 +15,23 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionx_jax import config as config_lib
-from fusionx_jax import files, pretrain, tiles
-from fusionx_jax.contract import InputError
+from fusionx_jax import files, pretrain
+from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate import cells as cells_lib
-from fusionx_jax.evaluate import features, metrics, results, run
+from fusionx_jax.evaluate import features, measure
+from fusionx_jax.evaluate import rows as rows_lib
+from fusionx_jax.evaluate.numerics import metrics
 from fusionx_jax.models import build
+from fusionx_jax.prepared import sets
 
 SETTINGS_FILE = "sweep.json"
 MEMBER_FILE = "sweep_member.json"
 REFERENCE = "fusionx"
-_MAIN = (*run.MAIN_METRICS.values(), "r2")
+_MAIN = (*measure.MAIN_METRICS.values(), "r2")
 
 Group = tuple[str, str, str, str]  # method, modalities, task, evaluator
 Cells = Mapping[tuple[str, int], cells_lib.Cell]
-Measured = Mapping[Group, Sequence[results.Pretraining]]
+Measured = Mapping[Group, Sequence[rows_lib.Pretraining]]
 
 
 class Member(NamedTuple):
@@ -43,23 +46,23 @@ def place(workdir: str, method: str, seed: int) -> str:
     return os.path.join(workdir, method.replace("/", "+"), f"seed{seed}")
 
 
-def judged_by(config: ConfigDict, prepared: tiles.Readable) -> dict[str, Any]:
+def judged_by(config: ConfigDict, prepared: sets.Readable) -> dict[str, Any]:
     """What all members of a comparison must have in common: the data they are judged on, and how. What a network hands
     over is its own."""
     own = ("pooling", "batch_size")
     return {
         "data": features.contract_hash(prepared),
         "label_fractions": config_lib.to_json(config)["label_fractions"],
-        **{k: v for k, v in run.shared_settings(config).items() if k not in own},
+        **{k: v for k, v in measure.shared_settings(config).items() if k not in own},
     }
 
 
 def evaluator_words(config: ConfigDict) -> dict[str, str]:
     """By evaluator, a word for its own settings as far as all members must share them: rates are tuned by method."""
-    return run.evaluator_settings(config, leave_out=("learning_rates",))
+    return measure.evaluator_settings(config, leave_out=("learning_rates",))
 
 
-def describe(setting: run.Setting) -> dict[str, Any]:
+def describe(setting: measure.Setting) -> dict[str, Any]:
     """What a comparison says of one pretraining beside its cells: how it was judged, its cost, its rows' context."""
     config = setting.config
     shapes = jax.eval_shape(lambda: build.init_params(setting.model, jax.random.key(0)))
@@ -67,9 +70,9 @@ def describe(setting: run.Setting) -> dict[str, Any]:
     return {
         "seed": config.seed,
         # Groups of bands are a network's own too: the set is named without them.
-        "judged_by": judged_by(config, tiles.open_sets(setting.prepared.directory)),
+        "judged_by": judged_by(config, sets.open_sets(setting.prepared.directory)),
         "evaluators": evaluator_words(config),
-        "cell_settings": run.evaluator_settings(config),
+        "cell_settings": measure.evaluator_settings(config),
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes)),
         "encoder_parameters": encoder,
         "flops_per_pair": pretrain.flops_per_pair(config, setting.model, setting.saved.contract),
@@ -77,7 +80,7 @@ def describe(setting: run.Setting) -> dict[str, Any]:
         "num_steps": config.num_steps,
         "batch_size": config.batch_size,
         "learning_rate": config.optimizer.learning_rate,
-        "context": run.context(setting)._asdict(),
+        "context": measure.context(setting)._asdict(),
     }
 
 
@@ -181,28 +184,28 @@ def check_alike(judged: Mapping[str, Mapping[str, Any]]) -> None:
                 )
 
 
-def groups(found: Mapping[str, Sequence[Member]]) -> dict[Group, list[results.Pretraining]]:
+def groups(found: Mapping[str, Sequence[Member]]) -> dict[Group, list[rows_lib.Pretraining]]:
     """Every group of cells with those of all its pretrainings, in the order of methods."""
-    out: dict[Group, list[results.Pretraining]] = {}
+    out: dict[Group, list[rows_lib.Pretraining]] = {}
     for pretrainings in found.values():
         for about, by_group in pretrainings:
             for group, cells in by_group.items():
-                one = results.Pretraining(about["seed"], results.Context(**about["context"]), cells)
+                one = rows_lib.Pretraining(about["seed"], rows_lib.Context(**about["context"]), cells)
                 out.setdefault(group, []).append(one)
     return out
 
 
 def _means(pretrainings: Sequence[Cells], label: str, metric: str, seeds: Sequence[int] | None = None):
     """Resampled means over some label subsets, or all; None where there are none."""
-    seeds = results.complete(pretrainings, label) if seeds is None else seeds
-    return metrics.resampled_means(results.vectors(pretrainings, label, metric, seeds), seed=0) if seeds else None
+    seeds = rows_lib.complete(pretrainings, label) if seeds is None else seeds
+    return metrics.resampled_means(rows_lib.vectors(pretrainings, label, metric, seeds), seed=0) if seeds else None
 
 
 def _shared(ours: Sequence[Cells], theirs: Sequence[Cells], label: str) -> tuple[list[int], list[int]]:
     """Label subsets that both sides were judged with, the same tiles in all pretrainings: seeds for either side, which
     differ where all labels are one subset, with which networks trained on labels are trained several times."""
     every = [*ours, *theirs]
-    own, other = results.complete(ours, label), results.complete(theirs, label)
+    own, other = rows_lib.complete(ours, label), rows_lib.complete(theirs, label)
     subsets = {c[label, s].subset for side, seeds in ((ours, own), (theirs, other)) for c in side for s in seeds}
     if own and other and len(subsets) == 1:
         return own, other
@@ -210,12 +213,12 @@ def _shared(ours: Sequence[Cells], theirs: Sequence[Cells], label: str) -> tuple
     return same, same
 
 
-def _cells(pretrainings: Sequence[results.Pretraining]) -> list[Cells]:
+def _cells(pretrainings: Sequence[rows_lib.Pretraining]) -> list[Cells]:
     return [p.cells for p in pretrainings]
 
 
 def _labels(pretrainings: Sequence[Cells]) -> list[str]:
-    return sorted({label for label, _ in pretrainings[0]}, key=results.label_order)
+    return sorted({label for label, _ in pretrainings[0]}, key=rows_lib.label_order)
 
 
 def _main_metric(pretrainings: Sequence[Cells]) -> str:
@@ -329,8 +332,8 @@ def write_tables(workdir: str) -> dict[str, list[Member]]:
     `members`."""
     found = members(workdir)
     grouped = groups(found)
-    rows = [row for group, pretrainings in grouped.items() for row in results.from_cells(group, pretrainings)]
-    results.write(os.path.join(workdir, results.FILE_NAME), rows)
+    rows = [row for group, pretrainings in grouped.items() for row in rows_lib.from_cells(group, pretrainings)]
+    rows_lib.write(os.path.join(workdir, rows_lib.FILE_NAME), rows)
     for name, table in (
         ("differences.csv", differences(grouped)),
         ("ablations.csv", ablations(grouped)),

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from fusionx_jax import files
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 
 
 def stratified_subset(

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fusionx_jax.contract import InputError, ModalityContract
+from fusionx_jax.contract import ModalityContract
+from fusionx_jax.errors import InputError
 from fusionx_jax.interop.twin import FusionX, fill, patchify, take
 
 
@@ -73,7 +74,7 @@ class Step:
         self.half = architecture["dtype"] == "bfloat16"
 
     def __call__(self, wire: Mapping[str, np.ndarray]) -> torch.Tensor:
-        images = self.standardised({m: torch.from_numpy(x).to(self.device) for m, x in wire.items()})
+        images = self.standardized({m: torch.from_numpy(x).to(self.device) for m, x in wire.items()})
         if self.flip:
             images = flipped(images)
         order = {}
@@ -83,7 +84,7 @@ class Step:
         return self.descend(images, order)
 
     def descend(self, images: Mapping[str, torch.Tensor], order: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """One step on standardised images with given masks; see `loss`."""
+        """One step on standardized images with given masks; see `loss`."""
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
             loss = self.loss(images, order)
@@ -93,12 +94,12 @@ class Step:
         self.schedule.step()
         return loss.detach()
 
-    def standardised(self, wire: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def standardized(self, wire: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Wire tiles [B, H, W, C] uint16 as float32 of mean 0 and deviation 1."""
         return {m: x.to(torch.float32) * self.affine[m][0] + self.affine[m][1] for m, x in wire.items()}
 
     def loss(self, images: Mapping[str, torch.Tensor], order: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The loss of standardised images; of each example's patches in `order` [B, N] the first are visible."""
+        """The loss of standardized images; of each example's patches in `order` [B, N] the first are visible."""
         visible = {m: order[m][:, : self.num_visible[m]] for m in images}
         predicted, embedded = self.network(images, visible)
         total = 0.0
@@ -114,8 +115,8 @@ class Step:
         if self.target == "raw":
             return patches
         mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True, correction=0)
-        normalised = (patches - mean) / (variance + 1e-6).sqrt()
-        return normalised if self.target == "normalised" else torch.cat([normalised, patches], -1)
+        normalized = (patches - mean) / (variance + 1e-6).sqrt()
+        return normalized if self.target == "normalized" else torch.cat([normalized, patches], -1)
 
     def _info_nce(self, embedded: Mapping[str, torch.Tensor]) -> torch.Tensor:
         unit = {m: F.normalize(e.float(), dim=-1) for m, e in embedded.items()}

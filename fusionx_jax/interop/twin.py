@@ -16,15 +16,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from fusionx_jax import modalities as modalities_lib
-from fusionx_jax.contract import Contract, InputError, check_own_unit, from_dict
+from fusionx_jax.contract import Contract, check_own_unit, from_dict
+from fusionx_jax.errors import InputError
 from fusionx_jax.interop import WEIGHTS_FILE
-from fusionx_jax.positions import sincos_positions
+from fusionx_jax.models.positions import sincos_positions
 
 _EPSILON = 1e-6  # flax's LayerNorm
 
 
 class Encoded(NamedTuple):
-    """As `fusionx_jax.interop.loaded.Encoded`, of tensors."""
+    """As `fusionx_jax.encoder.Encoded`, of tensors."""
 
     pooled: torch.Tensor
     summary: torch.Tensor
@@ -123,7 +124,7 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(width, _EPSILON)
 
     def see(self, images, visible=None, has_data=None) -> dict[str, Seen]:
-        """The patches to read of standardised images [B, H, W, C]: those at `visible` [B, V], or all of them, of which
+        """The patches to read of standardized images [B, H, W, C]: those at `visible` [B, V], or all of them, of which
         `has_data` [B, N] marks those to attend to."""
         out = {}
         for m in (m for m in self.names if m in images):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from fusionx_jax.masking import Mask
 from fusionx_jax.models import fusionx, layers
-from fusionx_jax.positions import sincos_positions
+from fusionx_jax.models.positions import sincos_positions
 
 Images = Mapping[str, Float[Array, "batch _height _width _channels"]]
 Masks = Mapping[str, Mask]
@@ -36,7 +36,7 @@ class StackedMAE(nn.Module):
     """MAE on stacked channels, like SatViT ("SatViT: Pretraining Transformers for Earth Observation", IEEE GRSL 2022,
     section II): one patch embedding over the bands of all sensors, one mask, one decoder for all bands.
 
-    Differences: targets are normalised per sensor, never over all bands together; positions are sine-cosine codes; the
+    Differences: targets are normalized per sensor, never over all bands together; positions are sine-cosine codes; the
     decoder is as light as every other method's here.
     """
 
@@ -202,7 +202,7 @@ class Contrastive(nn.Module):
 
     Differences from radar-optical contrastive methods such as DINO-MM (arXiv 2204.05381): no teacher, no multi-crop,
     no sensor drop; from CLIP: the temperature is fixed, not learnt. Views are of SimCLR's kind (arXiv 2002.05709,
-    appendix A) without colour shifts that only photographs have.
+    appendix A) without color shifts that only photographs have.
     """
 
     config: fusionx.FusionXConfig
@@ -233,10 +233,10 @@ class ResNetEncoder(nn.Module):
     """A residual network (arXiv 1512.03385, section 4.2's layout for small images) over stacked channels.
 
     Three stages of half of `depth` basic blocks, of a quarter, a half and the whole of `size.width`; strides 2, 2, 2.
-    At size "mini" it has about half as many parameters as the other methods' encoders. Normalisation and activation
+    At size "mini" it has about half as many parameters as the other methods' encoders. Normalization and activation
     come before each convolution (arXiv 1603.05027); where a block changes the width, a convolution of its input, not
-    normalised, is the shortcut. Batch normalisation would keep a running state; instead each place is normalised over
-    its channels, and convolutions have biases (as in ConvNeXt, arXiv 2201.03545, section 2.6). Group normalisation
+    normalized, is the shortcut. Batch normalization would keep a running state; instead each place is normalized over
+    its channels, and convolutions have biases (as in ConvNeXt, arXiv 2201.03545, section 2.6). Group normalization
     over a whole tile would take away how bright the tile is, which tells much of what it shows.
     """
 
@@ -291,7 +291,7 @@ class ResNet(nn.Module):
 
 
 class PatchStatistics(nn.Module):
-    """No network at all: each patch's mean and deviation by band, in standardised units. A floor for pixel labels."""
+    """No network at all: each patch's mean and deviation by band, in standardized units. A floor for pixel labels."""
 
     config: fusionx.FusionXConfig
 

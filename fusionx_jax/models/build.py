@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from fusionx_jax import masking
-from fusionx_jax.contract import InputError, ModalityContract
+from fusionx_jax.contract import ModalityContract
+from fusionx_jax.errors import InputError
 from fusionx_jax.models import baselines, fusionx
 
 _SIZE_FIELDS = tuple(f.name for f in dataclasses.fields(fusionx.Size))

@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 from fusionx_jax.masking import Mask
 from fusionx_jax.models import layers
-from fusionx_jax.positions import sincos_positions
+from fusionx_jax.models.positions import sincos_positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ SIZES = {
 
 CROSS_ATTENTION = ("both", "encoder", "decoder", "none")
 DECODER_CONTEXT = ("others", "all")
-TARGETS = ("normalised", "raw", "both")
+TARGETS = ("normalized", "raw", "both")
 
 
 @dataclasses.dataclass(frozen=True)

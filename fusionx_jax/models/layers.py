@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Shaped
 
 from fusionx_jax.masking import Mask
-from fusionx_jax.positions import sincos_positions
+from fusionx_jax.models.positions import sincos_positions
 
 _PRODUCT = "product"  # what `linear` gives is known by this name: its rule of differentiation hides the product
 # What the backward pass finds of a block: everything, the results of its matrix products, or its input alone.
@@ -379,5 +379,5 @@ class Embed(nn.Module):
 
 
 def token_init(stddev: float = 0.02):
-    """Initialiser of class, mask and modality tokens."""
+    """Initializer of class, mask and modality tokens."""
     return nn.initializers.normal(stddev)

@@ -10,24 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusionx_jax import contract as contract_lib
-from fusionx_jax import losses, masking, modalities, preprocess, pretrain, tiles
-from fusionx_jax.evaluate import results
+from fusionx_jax import losses, masking, modalities, preprocess, pretrain
+from fusionx_jax.evaluate import rows as rows_lib
 from fusionx_jax.models import layers
-from fusionx_jax.report import style
+from fusionx_jax.prepared import sets
+from fusionx_jax.report import look
 
 
 def label_efficiency(
-    rows: Sequence[results.Row], metric: str, directory: str, name: str, panels: Sequence[str] | None = None
+    rows: Sequence[rows_lib.Row], metric: str, directory: str, name: str, panels: Sequence[str] | None = None
 ) -> str | None:
     """Metric against label fraction, one panel per set of modalities shown, 95 % intervals as bands; None without
     rows."""
-    plt = style.pyplot()
-    chosen = [r for r in rows if r.metric == metric and r.seed == results.ALL_SEEDS and not r.label.endswith("shot")]
+    plt = look.pyplot()
+    chosen = [r for r in rows if r.metric == metric and r.seed == rows_lib.ALL_SEEDS and not r.label.endswith("shot")]
     panels = panels or sorted({r.modalities for r in chosen}, key=lambda m: (-m.count("+"), m))
     chosen = [r for r in chosen if r.modalities in panels]
     if not chosen:
         return None
-    lines = style.lines_of(chosen)
+    lines = look.lines_of(chosen)
     figure, axes = plt.subplots(
         1, len(panels), figsize=(max(7.0, 4.6 + 2.9 * (len(panels) - 1)), 3.4 + 0.12 * len(lines)), sharey=True,
         squeeze=False, width_ratios=[1.5] + [1] * (len(panels) - 1),
@@ -42,14 +43,14 @@ def label_efficiency(
             if not line:
                 continue
             x = np.array([100 * r.label_fraction for r in line])
-            drawn = style.look(method)
+            drawn = look.look(method)
             own = method == "fusionx"
-            handles[style.line_name(method, evaluator)] = axis.plot(
-                x, [r.value for r in line], marker=drawn.marker, markersize=5 if own else 4, color=drawn.colour,
-                lw=2.2 if own else 1.3, ls=style.EVALUATOR_LINES.get(evaluator, "-."), zorder=3 if own else 2,
+            handles[look.line_name(method, evaluator)] = axis.plot(
+                x, [r.value for r in line], marker=drawn.marker, markersize=5 if own else 4, color=drawn.color,
+                lw=2.2 if own else 1.3, ls=look.EVALUATOR_LINES.get(evaluator, "-."), zorder=3 if own else 2,
             )[0]  # fmt: skip
             axis.fill_between(
-                x, [r.ci_low for r in line], [r.ci_high for r in line], color=drawn.colour, alpha=0.15, lw=0
+                x, [r.ci_low for r in line], [r.ci_high for r in line], color=drawn.color, alpha=0.15, lw=0
             )
         axis.set_xscale("log")
         ticks = sorted({100 * r.label_fraction for r in chosen})
@@ -57,12 +58,12 @@ def label_efficiency(
         axis.minorticks_off()
         axis.set_xlabel("labels used (%)")
         axis.set_title(panel.replace("+", " + ").upper())
-    axes[0][0].set_ylabel(style.METRIC_NAMES.get(metric, metric))
+    axes[0][0].set_ylabel(look.METRIC_NAMES.get(metric, metric))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 if len(panels) == 1 else 3)
-    sets = ", ".join(sorted({r.dataset for r in chosen}))
+    names = ", ".join(sorted({r.dataset for r in chosen}))
     simulated = " (simulated data)" if any(r.simulated for r in chosen) else ""
-    figure.suptitle(f"{sets}{simulated}: value of few labels, 95 % intervals")
-    return style.save(figure, directory, name)
+    figure.suptitle(f"{names}{simulated}: value of few labels, 95 % intervals")
+    return look.save(figure, directory, name)
 
 
 def loss_curves(path: str, directory: str, simulated: bool) -> str | None:
@@ -71,16 +72,16 @@ def loss_curves(path: str, directory: str, simulated: bool) -> str | None:
         table = list(csv.DictReader(f))
     if not table:
         return None
-    plt = style.pyplot()
+    plt = look.pyplot()
     steps = np.array([int(r["step"]) for r in table])
     names = [k for k in table[0] if k.startswith("loss")]
     figure, axes = plt.subplots(1, 2, figsize=(8.2, 2.8))
-    for key, colour in zip(sorted(names), ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7")):
+    for key, color in zip(sorted(names), ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7")):
         values = np.array([float(r[key]) for r in table])
         label = {"loss": "sum, weighted", "loss_contrast": "InfoNCE"}.get(
             key, f"{key.removeprefix('loss_')}, squared error"
         )
-        axes[0].plot(steps, values, color=colour, label=label, lw=1.2)
+        axes[0].plot(steps, values, color=color, label=label, lw=1.2)
     axes[0].set_xlabel("step")
     axes[0].set_ylabel("loss")
     axes[0].legend()
@@ -92,14 +93,14 @@ def loss_curves(path: str, directory: str, simulated: bool) -> str | None:
     waited = np.mean([float(r["input_wait_share"]) for r in table[1:]] or [0.0])
     axes[1].set_title(f"{100 * waited:.1f} % of the time waiting for input", fontsize=9)
     figure.suptitle(f"pretraining{' (simulated data)' if simulated else ''}", fontsize=9)
-    return style.save(figure, directory, "training")
+    return look.save(figure, directory, "training")
 
 
 def reconstructions(
     model,
     params,
-    normaliser: preprocess.Normaliser,
-    prepared: tiles.Readable,
+    normalizer: preprocess.Normalizer,
+    prepared: sets.Readable,
     weights_contract: Mapping[str, contract_lib.ModalityContract],
     strategy: str,
     options: Mapping[str, Any],
@@ -109,20 +110,20 @@ def reconstructions(
 ) -> str:
     """Test tiles of every modality: true, masked, rebuilt (hidden patches predicted, visible ones kept).
 
-    With a normalised target each hidden patch takes its level and contrast from the true one; with "raw" or "both"
+    With a normalized target each hidden patch takes its level and contrast from the true one; with "raw" or "both"
     nothing is taken from it.
     """
-    plt = style.pyplot()
+    plt = look.pyplot()
     names = list(model.config.names)
     split = "test" if prepared.contract.splits.get("test") else "train"
     size = prepared.size(split)
-    index = tiles.spread(size, count)
+    index = spread(size, count)
     count = len(index)
     wire = prepared.read(split, index, names)
     p = model.config.patch_size
     out, masks, patches, valid = jax.jit(
         lambda params, wire: pretrain.forward(
-            model, params, normaliser, wire, masking.strategy(strategy, options), ratios, jax.random.key(0)
+            model, params, normalizer, wire, masking.strategy(strategy, options), ratios, jax.random.key(0)
         )
     )(params, wire)
     figure, axes = plt.subplots(
@@ -135,7 +136,7 @@ def reconstructions(
         true, at = np.asarray(patches[name]), np.asarray(masks[name].hidden)[..., None]
         own = np.take_along_axis(true, at, axis=1)
         has = None if valid is None else jnp.take_along_axis(valid[name], at, axis=1)
-        pixels = losses.undo_normalisation(out.predicted[name], jnp.asarray(own), model.config.target, has)
+        pixels = losses.undo_normalization(out.predicted[name], jnp.asarray(own), model.config.target, has)
         hidden, rebuilt = np.zeros((count, true.shape[1], 1), bool), true.copy()
         counted = masks[name].hidden_ok
         counted = True if counted is None else np.asarray(counted)[..., None]
@@ -143,7 +144,7 @@ def reconstructions(
         np.put_along_axis(rebuilt, at, np.where(counted, pixels, own), axis=1)
         for kind, content in enumerate((true, true, rebuilt)):
             image = np.asarray(layers.unpatchify(content, p, height, width))
-            physical = np.asarray(normaliser.undo(name, image))
+            physical = np.asarray(normalizer.undo(name, image))
             drawn = modalities.compose(physical, m.bands, m.composites())
             if valid is not None:
                 empty = ~np.asarray(layers.unpatchify(valid[name], p, height, width)).all(-1)
@@ -164,7 +165,7 @@ def reconstructions(
     figure.suptitle(
         f"{prepared.contract.name}{simulated}, {split} split; {strategy} masking, hidden: {shown}", fontsize=9
     )
-    return style.save(figure, directory, "reconstructions")
+    return look.save(figure, directory, "reconstructions")
 
 
 def _show(axis, picture: np.ndarray) -> None:
@@ -180,25 +181,25 @@ def _show(axis, picture: np.ndarray) -> None:
 def cross_predictions(
     model,
     params,
-    normaliser: preprocess.Normaliser,
-    prepared: tiles.Readable,
+    normalizer: preprocess.Normalizer,
+    prepared: sets.Readable,
     weights_contract: Mapping[str, contract_lib.ModalityContract],
     directory: str,
     count: int = 5,
 ) -> str | None:
     """Each sensor drawn from the others alone, all of whose patches are shown; None for a target without levels."""
-    if model.config.target == "normalised":
+    if model.config.target == "normalized":
         return None
-    plt = style.pyplot()
+    plt = look.pyplot()
     names = list(model.config.names)
     split = "test" if prepared.contract.splits.get("test") else "train"
-    index = tiles.spread(prepared.size(split), count)
+    index = spread(prepared.size(split), count)
     wire = prepared.read(split, index, names)
     p = model.config.patch_size
 
     @jax.jit
     def predict(params, wire):
-        images, _ = normaliser(preprocess.pad_to_multiple(wire, p, normaliser.nodata))
+        images, _ = normalizer(preprocess.pad_to_multiple(wire, p, normalizer.nodata))
         patches = {n: layers.patchify(x, p) for n, x in images.items()}
         every = {n: jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2]) for n, x in patches.items()}
         none = jnp.zeros((len(index), 0), int)
@@ -207,7 +208,7 @@ def cross_predictions(
             others = {n: x for n, x in images.items() if n != name}
             masks = {n: masking.Mask(*((none, x) if n == name else (x, none)), None) for n, x in every.items()}
             predicted = model.apply({"params": params}, others, masks).predicted[name]
-            out[name] = losses.undo_normalisation(predicted, patches[name], model.config.target)
+            out[name] = losses.undo_normalization(predicted, patches[name], model.config.target)
         return patches, out
 
     patches, predicted = predict(params, wire)
@@ -220,7 +221,7 @@ def cross_predictions(
         others = " + ".join(n for n in names if n != name)
         for kind, content in enumerate((patches[name], predicted[name])):
             image = np.asarray(layers.unpatchify(np.asarray(content), p, height, width))
-            drawn = modalities.compose(np.asarray(normaliser.undo(name, image)), m.bands, m.composites())
+            drawn = modalities.compose(np.asarray(normalizer.undo(name, image)), m.bands, m.composites())
             for row in range(len(index)):
                 _show(axes[row][2 * j + kind], drawn[row])
                 if row == 0:
@@ -228,22 +229,22 @@ def cross_predictions(
                         f"{name}, true" if kind == 0 else f"{name} from {others}", fontsize=8
                     )
     figure.suptitle(f"{prepared.contract.title}, {split} split: each sensor predicted from the other", fontsize=9)
-    return style.save(figure, directory, "cross_predictions")
+    return look.save(figure, directory, "cross_predictions")
 
 
 def embedding(
     points: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str], title: str, directory: str
 ) -> str:
-    """t-SNE of each method's features [N, D], one panel a method, coloured by class.
+    """t-SNE of each method's features [N, D], one panel a method, colored by class.
 
     "Visualizing Data using t-SNE" (JMLR 2008), as in scikit-learn with a fixed seed and a start from principal axes.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    plt = style.pyplot()
+    plt = look.pyplot()
     figure, axes = plt.subplots(1, len(points), figsize=(4.2 * len(points), 4.6), squeeze=False)
-    colours = plt.get_cmap("tab20")
+    colors = plt.get_cmap("tab20")
     for axis, (method, x) in zip(axes[0], points.items()):
         x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
         x = PCA(min(30, *x.shape), random_state=0).fit_transform(x)
@@ -251,19 +252,19 @@ def embedding(
         for k, name in enumerate(classes):
             own = labels == k
             if own.any():
-                axis.scatter(*flat[own].T, s=5, color=colours(k % 20), label=name.replace("_", " "), lw=0)
+                axis.scatter(*flat[own].T, s=5, color=colors(k % 20), label=name.replace("_", " "), lw=0)
         axis.set_xticks([])
         axis.set_yticks([])
         axis.grid(False)
-        axis.set_title(style.look(method).name)
+        axis.set_title(look.look(method).name)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=6, markerscale=2.5)
     figure.suptitle(title)
-    return style.save(figure, directory, "embedding")
+    return look.save(figure, directory, "embedding")
 
 
 def confusion(counts: Mapping[str, np.ndarray], classes: Sequence[str], title: str, directory: str) -> str:
     """Confusion matrices of methods, each true class (row) as shares of its tiles."""
-    plt = style.pyplot()
+    plt = look.pyplot()
     size = 1.6 + 0.27 * len(classes)
     figure, axes = plt.subplots(1, len(counts), figsize=(size * len(counts) + 0.8, size + 1.6), squeeze=False)
     names = [c.replace("_", " ") for c in classes]
@@ -273,12 +274,12 @@ def confusion(counts: Mapping[str, np.ndarray], classes: Sequence[str], title: s
         axis.grid(False)
         axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axis.set_yticks(range(len(names)), names if axis is axes[0][0] else [], fontsize=7)
-        axis.set_title(style.look(method).name, fontsize=9)
+        axis.set_title(look.look(method).name, fontsize=9)
         axis.set_xlabel("called")
         for i, j in zip(*np.nonzero(share >= 0.05)):
-            colour = "white" if share[i, j] > 0.6 else "black"
-            axis.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=5.5, color=colour)
+            color = "white" if share[i, j] > 0.6 else "black"
+            axis.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=5.5, color=color)
     axes[0][0].set_ylabel("true")
     figure.colorbar(drawn, ax=axes[0].tolist(), shrink=0.7, label="share of the true class")
     figure.suptitle(title)
-    return style.save(figure, directory, "confusion")
+    return look.save(figure, directory, "confusion")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from fusionx_jax.contract import Contract
-from fusionx_jax.report import style
+from fusionx_jax.report import look
 
 BIN = 32  # wire codes in one histogram bin
-_SPLIT_COLOURS = ("#0072B2", "#E69F00", "#009E73")
+_SPLIT_COLORS = ("#0072B2", "#E69F00", "#009E73")
 
 
 @dataclasses.dataclass
@@ -62,7 +62,7 @@ def write(surveys: Sequence[Survey], out: str) -> str:
                 "name": c.title,
                 "warnings": survey.warnings,
                 "splits": [{"name": s, "tiles": n, "examined": survey.examined.get(s, 0)} for s, n in c.splits.items()],
-                "text": f"{c.source_version}. Splits: {c.split_origin}. Licence: {c.licence}. {c.citation} "
+                "text": f"{c.source_version}. Splits: {c.split_origin}. License: {c.license}. {c.citation} "
                 + " ".join(c.notes),
                 "figures": figures,
                 "tasks": [
@@ -80,33 +80,33 @@ def write(surveys: Sequence[Survey], out: str) -> str:
             }
         )
     os.makedirs(out, exist_ok=True)
-    return style.write(
+    return look.write(
         os.path.join(out, "inspect.html"),
         "survey.html",
         title="Prepared sets",
         subtitle=", ".join(f"{c.name}: {sum(c.splits.values())} tiles" for c in contracts),
-        distribution=style.embed(distribution) if distribution else None,
+        distribution=look.embed(distribution) if distribution else None,
         sets=sets,
     )
 
 
 def _figure(path: str, caption: str) -> dict[str, str]:
-    return {"image": style.embed(path), "alt": caption, "caption": caption}
+    return {"image": look.embed(path), "alt": caption, "caption": caption}
 
 
 def class_distribution(contracts: Sequence[Contract], directory: str) -> str | None:
-    """Share of tiles (or labelled pixels) by class and split, a row for each set; None where no set has labels."""
-    labelled = [c for c in contracts if c.tasks]
-    if not labelled:
+    """Share of tiles (or labeled pixels) by class and split, a row for each set; None where no set has labels."""
+    labeled = [c for c in contracts if c.tasks]
+    if not labeled:
         return None
-    plt = style.pyplot()
-    unit = {"multi": "tiles with the class", "single": "tiles dominated by it", "pixel": "labelled pixels"}
-    widest = max(len(c.tasks) for c in labelled)
-    heights = [0.9 + 0.21 * max(len(t.classes) for t in c.tasks.values()) for c in labelled]
+    plt = look.pyplot()
+    unit = {"multi": "tiles with the class", "single": "tiles dominated by it", "pixel": "labeled pixels"}
+    widest = max(len(c.tasks) for c in labeled)
+    heights = [0.9 + 0.21 * max(len(t.classes) for t in c.tasks.values()) for c in labeled]
     figure, axes = plt.subplots(
-        len(labelled), widest, figsize=(3.9 * widest, sum(heights) + 0.4), squeeze=False, height_ratios=heights
+        len(labeled), widest, figsize=(3.9 * widest, sum(heights) + 0.4), squeeze=False, height_ratios=heights
     )
-    for row, c in zip(axes, labelled):
+    for row, c in zip(axes, labeled):
         for axis in row[len(c.tasks) :]:
             axis.set_visible(False)
         for axis, (name, task) in zip(row, sorted(c.tasks.items())):
@@ -115,19 +115,19 @@ def class_distribution(contracts: Sequence[Contract], directory: str) -> str | N
                 counts = np.array(task.counts[split], float)
                 total = counts.sum() if task.kind == "pixel" else c.splits[split]
                 place = np.arange(len(counts)) + (i - (len(splits) - 1) / 2) * 0.26
-                axis.barh(place, 100 * counts / max(total, 1), 0.25, label=split, color=_SPLIT_COLOURS[i % 3])
+                axis.barh(place, 100 * counts / max(total, 1), 0.25, label=split, color=_SPLIT_COLORS[i % 3])
             names = [k.replace("_", " ") for k in task.classes]
             axis.set_yticks(range(len(names)), [n if len(n) < 34 else n[:32] + "…" for n in names], fontsize=7)
             axis.invert_yaxis()
             axis.set_xlabel(f"% of {unit[task.kind]}")
             axis.set_title(f"{c.title}: {name}")
         row[0].legend()
-    return style.save(figure, directory, "classes")
+    return look.save(figure, directory, "classes")
 
 
 def co_occurrence(c: Contract, task: str, counts: np.ndarray, directory: str, name: str) -> str:
     """How often the column's class stands beside the row's."""
-    plt = style.pyplot()
+    plt = look.pyplot()
     classes = [k.replace("_", " ") for k in c.tasks[task].classes]
     share = counts / np.maximum(np.diag(counts), 1)[:, None]
     side = 2.2 + 0.3 * len(classes)
@@ -146,12 +146,12 @@ def co_occurrence(c: Contract, task: str, counts: np.ndarray, directory: str, na
                 )  # fmt: skip
     figure.colorbar(image, shrink=0.7, label="share of tiles")
     axis.set_title(f"{c.title}, {task}")
-    return style.save(figure, directory, name)
+    return look.save(figure, directory, name)
 
 
 def histograms(survey: Survey, directory: str, name: str) -> str:
     """One panel a band, in physical units."""
-    plt = style.pyplot()
+    plt = look.pyplot()
     panels = [(m, i) for m, c in survey.contract.modalities.items() for i in range(len(c.bands))]
     columns = min(5, len(panels))
     rows = -(-len(panels) // columns)
@@ -176,12 +176,12 @@ def histograms(survey: Survey, directory: str, name: str) -> str:
         axis.tick_params(labelsize=6)
         axis.set_title(f"{m} {c.bands[i]} ({'dB' if c.unit == 'dB' else c.unit})", fontsize=7)
     figure.suptitle(survey.contract.title, fontsize=9)
-    return style.save(figure, directory, name)
+    return look.save(figure, directory, name)
 
 
 def contact_sheet(survey: Survey, directory: str, name: str) -> str:
     """A row a tile, a column a composite."""
-    plt = style.pyplot()
+    plt = look.pyplot()
     sheet = survey.sheet
     titles = list(sheet[0]["images"])
     figure, axes = plt.subplots(
@@ -198,7 +198,7 @@ def contact_sheet(survey: Survey, directory: str, name: str) -> str:
         for axis in axes[r]:
             axis.set_axis_off()
     figure.suptitle(survey.contract.title, fontsize=9)
-    return style.save(figure, directory, name)
+    return look.save(figure, directory, name)
 
 
 def _wrap(text: str, width: int = 38) -> str:
@@ -214,13 +214,13 @@ def _wrap(text: str, width: int = 38) -> str:
 
 def places(survey: Survey, directory: str, name: str) -> str:
     """Longitude and latitude of the tiles by split."""
-    plt = style.pyplot()
+    plt = look.pyplot()
     figure, axis = plt.subplots(figsize=(6.4, 3.8))
     for number, split in enumerate(s for s, n in survey.contract.splits.items() if n):
         mine = survey.places[survey.places[:, 2] == number]
-        axis.scatter(mine[:, 0], mine[:, 1], s=7, alpha=0.6, color=_SPLIT_COLOURS[number % 3], label=split, lw=0)
+        axis.scatter(mine[:, 0], mine[:, 1], s=7, alpha=0.6, color=_SPLIT_COLORS[number % 3], label=split, lw=0)
     axis.set_xlabel("longitude (°)")
     axis.set_ylabel("latitude (°)")
     axis.legend()
     axis.set_title(survey.contract.title)
-    return style.save(figure, directory, name)
+    return look.save(figure, directory, name)

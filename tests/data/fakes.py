@@ -29,12 +29,12 @@ def optical(name: str, size: int, bands: int = 1) -> np.ndarray:
     return rng(name).integers(20, 4000, (bands, size, size)).astype(np.uint16)
 
 
-def tif(path: Path, values: np.ndarray, *, metres: float = 10, nodata=None, crs="EPSG:32633", corner=(600000, 5300000)):
+def tif(path: Path, values: np.ndarray, *, meters: float = 10, nodata=None, crs="EPSG:32633", corner=(600000, 5300000)):
     path.parent.mkdir(parents=True, exist_ok=True)
     bands, height, width = values.shape
     with rasterio.open(
         path, "w", driver="GTiff", height=height, width=width, count=bands, dtype=values.dtype, nodata=nodata, crs=crs,
-        transform=rasterio.transform.from_origin(*corner, metres, metres),
+        transform=rasterio.transform.from_origin(*corner, meters, meters),
     ) as f:  # fmt: skip
         f.write(values)
 
@@ -45,9 +45,9 @@ def _patch(folder: Path, name: str, sensor: str, corner=(600000, 5300000), nodat
             tif(folder / name / f"{name}_{band}.tif", radar(f"{name}_{band}", 120), corner=corner)
         return
     for band in L2A:
-        metres = RESOLUTION.get(band, 10)
-        values = optical(f"{name}_{band}", 1200 // metres)
-        tif(folder / name / f"{name}_{band}.tif", values, metres=metres, corner=corner, nodata=nodata)
+        meters = RESOLUTION.get(band, 10)
+        values = optical(f"{name}_{band}", 1200 // meters)
+        tif(folder / name / f"{name}_{band}.tif", values, meters=meters, corner=corner, nodata=nodata)
 
 
 def bigearthnet_v1(root: Path, pairs: list[tuple[str, str, list[str]]]) -> Path:
@@ -151,14 +151,14 @@ def so2sat(root: Path, counts: dict[str, int]) -> Path:
 
 
 def sen1floods11(root: Path, chips: list[str]) -> Path:
-    """Hand-labelled chips: a corner of S1 without data, a quarter of labels without data, a quarter water."""
+    """Hand-labeled chips: a corner of S1 without data, a quarter of labels without data, a quarter water."""
     corner = (-6.0, 38.0)
     for chip in chips:
         s1 = radar(f"{chip}_S1Hand", 512, 2)
         s1[:, :100, :100] = np.nan
         label = np.zeros((1, 512, 512), np.int16)
         label[:, :256, :256], label[:, 256:, 256:] = -1, 1
-        kwargs = {"crs": "EPSG:4326", "metres": 8.98e-5, "corner": corner}
+        kwargs = {"crs": "EPSG:4326", "meters": 8.98e-5, "corner": corner}
         tif(root / "S1Hand" / f"{chip}_S1Hand.tif", s1, nodata=float("nan"), **kwargs)
         s2 = optical(f"{chip}_S2Hand", 512, 13).astype(np.int16)
         tif(root / "S2Hand" / f"{chip}_S2Hand.tif", s2, nodata=0, **kwargs)
@@ -182,10 +182,10 @@ def ssl4eo(root: Path, seasons: dict[str, list[tuple[str, str]]]) -> Path:
         for s2_day, s1_day in days:
             s2 = root / "s2a" / place / f"{s2_day}T054639_{s2_day}T054831_T43RCP"
             for band in L2A:
-                metres = RESOLUTION.get(band, 10)
+                meters = RESOLUTION.get(band, 10)
                 plain = f"B{band[2:]}" if band.startswith("B0") else band
-                values = optical(f"{place}{s2_day}{band}", 2640 // metres)
-                tif(s2 / f"{plain}.tif", values, metres=metres)
+                values = optical(f"{place}{s2_day}{band}", 2640 // meters)
+                tif(s2 / f"{plain}.tif", values, meters=meters)
             s1 = root / "s1" / place / f"S1A_IW_GRDH_1SDV_{s1_day}T010800_{s1_day}T010825_032904_03CFBA_D457"
             for band in ("VV", "VH"):
                 tif(s1 / f"{band}.tif", radar(f"{place}{s1_day}{band}", 264))

@@ -11,8 +11,9 @@ import pytest
 
 from data import clc, igbp, prepare, raster, writer
 from data.source import BadTile
-from fusionx_jax import contract, tiles
-from fusionx_jax.contract import InputError
+from fusionx_jax import contract
+from fusionx_jax.errors import InputError
+from fusionx_jax.prepared import store
 from tests.data import fakes
 
 
@@ -268,7 +269,7 @@ def test_sen1floods11_cuts_chips_and_keeps_them_in_one_split(tmp_path):
     for name, chip in zip(("train", "valid", "test", "bolivia"), chips):
         (lists / f"flood_{name}_data.csv").write_text(f"{chip}_S1Hand.tif,{chip}_LabelHand.tif\n")
     made = source("sen1floods11", f"--raw={raw}", f"--splits={lists}", "--tile_size=256")
-    with pytest.raises(BadTile, match="no labelled pixel"):
+    with pytest.raises(BadTile, match="no labeled pixel"):
         made.example("train", 0)
     one = made.example("train", 3)
     assert one["id"] == "Ghana_103272_r256_c256"
@@ -331,7 +332,7 @@ def test_unusable_patches_are_left_out_and_listed_up_to_a_share(tmp_path, capsys
     listed = (tmp_path / "out/eurosat_optical/1.0.0/left_out.csv").read_text()
     assert "Forest_3.tif" in listed
     assert "River_4" in listed
-    prepared = tiles.PreparedSet(directory)
+    prepared = store.PreparedSet(directory)
     assert prepared.read("train", np.arange(prepared.size("train")), ["id"])["id"].size == made.splits["train"]
 
 
@@ -385,7 +386,7 @@ def test_the_offset_of_newer_products_is_noticed_and_can_be_taken_off(tmp_path, 
     assert prepare.main([*options, f"--out={tmp_path / 'b'}", "--s2_offset=-1000"]) == 0
     done = capsys.readouterr()
     assert "warning" not in done.err
-    stored = tiles.PreparedSet(done.out.splitlines()[-1])
+    stored = store.PreparedSet(done.out.splitlines()[-1])
     assert stored.contract.modalities["s2"].mean[3] == pytest.approx(2010, abs=60)
 
 

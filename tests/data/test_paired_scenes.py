@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from data.paired_scenes import builder
-from fusionx_jax import contract, tiles
-from fusionx_jax.contract import InputError
+from fusionx_jax import contract
+from fusionx_jax.errors import InputError
+from fusionx_jax.prepared import store
 from tests.helpers import ROOT, assert_clear, run_cli
 
 rasterio = pytest.importorskip("rasterio")
@@ -78,7 +79,7 @@ def test_scenes_become_tiles_with_bands_by_name(scenes, tmp_path):
     c = contract.load(directory)
     assert sum(c.splits.values()) == 4 * 16
     assert c.modalities["s2"].bands == tuple(S2)
-    prepared = tiles.PreparedSet(directory)
+    prepared = store.PreparedSet(directory)
     got = prepared.read("test", [0], ["s1", "s2", "label_pixel", "id", "group", "location"])
     scene, row, column = got["id"][0].replace("_r", " ").replace("_c", " ").split()
     assert got["group"][0] == scene
@@ -97,7 +98,7 @@ def test_scenes_become_tiles_with_bands_by_name(scenes, tmp_path):
 @pytest.mark.parametrize(
     ("rule", "size"), [({"by": "block", "block": 2, "seed": 0}, 16), ({"by": "block", "block": 3, "seed": 5}, 8)]
 )
-def test_neighbouring_tiles_are_never_in_different_splits(rule, size):
+def test_neighboring_tiles_are_never_in_different_splits(rule, size):
     usable = [(s, r, c) for s in ("a", "b") for r in range(0, 160, size) for c in range(0, 200 - size, size)]
     out = builder.assign_splits(rule, usable, size)
     of = {t: s for s, members in out.items() for t in members}
@@ -194,7 +195,7 @@ def _shift(scenes):
         (lambda s: _spec(s, split={"by": "luck"}), ("by 'luck'",)),
         (lambda s: _spec(s, split={"by": "block", "block": 9, "fractions": {"train": 1.0}}), ("comes out empty",)),
         (lambda s: _spec(s, split={"train": ["scene0"], "test": ["scene9"]}), ("scene9",)),
-        (lambda s: _spec(s, colour="blue"), ("unknown key 'colour'",)),
+        (lambda s: _spec(s, color="blue"), ("unknown key 'color'",)),
         (lambda s: (s / "scenes.yaml").write_text("a: [1"), ("not valid YAML",)),
         (lambda s: (s / "scenes.yaml").unlink(), ("There is no file", "scenes.yaml")),
         (lambda s: [shutil.rmtree(s / f"scene{i}") for i in range(4)], ("No scene in",)),

@@ -67,7 +67,7 @@ def test_labels_follow_from_pixels():
 
 @pytest.mark.slow
 def test_pairs_of_classes_are_separable_where_the_docs_say_and_only_there():
-    """A pixel-neighbourhood classifier per sensor, tested on tiles it never saw."""
+    """A pixel-neighborhood classifier per sensor, tested on tiles it never saw."""
 
     tile_of, class_of, means = [], [], ([], [])
     corners = [(slice(r, r + 8), slice(c, c + 8)) for r in range(0, 64, 8) for c in range(0, 64, 8)]

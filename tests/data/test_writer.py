@@ -13,8 +13,9 @@ import tensorflow_datasets as tfds
 
 from data import writer
 from data.simulated.builder import Simulated
-from fusionx_jax import contract, tiles
-from fusionx_jax.contract import InputError, RunError
+from fusionx_jax import contract
+from fusionx_jax.errors import InputError, RunError
+from fusionx_jax.prepared import store
 from tests.helpers import ROOT, assert_clear, run_cli, small_disk
 
 
@@ -28,7 +29,7 @@ def test_tfds_reads_the_set_and_its_splits(simulated):
 
 def test_stored_tiles_are_the_source_s_encoded_once(simulated):
     source = Simulated(200, 32, 0)
-    stored = tiles.PreparedSet(simulated).read("test", [7], ["s1", "s2", "label_multi", "id"])
+    stored = store.PreparedSet(simulated).read("test", [7], ["s1", "s2", "label_multi", "id"])
     example = source.example("test", 7)
     for name, m in source.describe().modalities.items():
         assert (stored[name][0] == m.encode(example[name])).all()
@@ -66,7 +67,7 @@ def test_pixels_that_miss_one_band_count_in_no_statistic(tmp_path):
     c = contract.load(directory)
     assert c.modalities["s2"].nodata_fraction == pytest.approx(0.25)
     assert c.modalities["s1"].nodata_fraction == pytest.approx(1 / 256)
-    stored = tiles.PreparedSet(directory).read("train", [0], ["s2"])["s2"][0]
+    stored = store.PreparedSet(directory).read("train", [0], ["s2"])["s2"][0]
     assert (stored[:4] == 65535).all()
     assert (stored[4:] != 65535).all()
     whole = contract.load(writer.prepare(Simulated(20, 16, 0), str(tmp_path / "whole"), num_workers=1))
@@ -201,13 +202,13 @@ def test_two_sets_mixed_in_one_folder_are_noticed(tmp_path):
     second = writer.prepare(Simulated(60, 16, 0), str(tmp_path / "b"), num_workers=1)
     shutil.copy(os.path.join(second, "contract.json"), first)
     with pytest.raises(InputError, match="the folder mixes two sets"):
-        tiles.PreparedSet(first)
+        store.PreparedSet(first)
     for name in os.listdir(second):  # as copying one over the other leaves it, interrupted
         if not name.endswith(".json") and "train" in name:
             shutil.copy(os.path.join(second, name), first)
     shutil.copy(os.path.join(tmp_path, "a", "simulated", "1.0.0", "dataset_info.json"), second)
     with pytest.raises(InputError, match="the folder mixes two sets"):
-        tiles.PreparedSet(second)
+        store.PreparedSet(second)
 
 
 @pytest.mark.slow

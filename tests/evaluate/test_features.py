@@ -5,19 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fusionx_jax import tiles
-from fusionx_jax.evaluate import features, run
+from fusionx_jax import encoder as encoder_lib
+from fusionx_jax.evaluate import features, measure
+from fusionx_jax.prepared import store
 from tests.helpers import run_script
 
 
 @pytest.fixture(scope="module")
 def setting(trained, simulated):
-    return run.prepare_setting(trained, simulated, [])
+    return measure.prepare_setting(trained, simulated, [])
 
 
 def test_every_tile_is_counted_once_whatever_the_batch(setting, simulated):
-    encoder = run.encoders(setting)["fusionx"]
-    prepared = tiles.PreparedSet(simulated)
+    encoder = measure.encoders(setting)["fusionx"]
+    prepared = store.PreparedSet(simulated)
     whole = features.extract(encoder, prepared, "test", ["s1", "s2"], 40)
     uneven = features.extract(encoder, prepared, "test", ["s1", "s2"], 17)
     for key, value in whole.items():
@@ -26,8 +27,8 @@ def test_every_tile_is_counted_once_whatever_the_batch(setting, simulated):
 
 
 def test_cached_features_are_read_back_and_a_damaged_cache_is_made_again(setting, simulated, tmp_path, monkeypatch):
-    encoder = run.encoders(setting)["fusionx"]
-    prepared = tiles.PreparedSet(simulated)
+    encoder = measure.encoders(setting)["fusionx"]
+    prepared = store.PreparedSet(simulated)
     first = features.extract(encoder, prepared, "val", ["s1"], 20, str(tmp_path))
     monkeypatch.setattr(prepared, "read", lambda *_: pytest.fail("the cache was not used"))
     again = features.extract(encoder, prepared, "val", ["s1"], 20, str(tmp_path))
@@ -40,23 +41,23 @@ def test_cached_features_are_read_back_and_a_damaged_cache_is_made_again(setting
 
 
 def test_trained_and_untrained_encoders_have_different_fingerprints(setting):
-    both = run.encoders(setting)
+    both = measure.encoders(setting)
     assert both["fusionx"].fingerprint() != both["untrained"].fingerprint()
-    assert both["fusionx"].fingerprint() == run.encoders(setting)["fusionx"].fingerprint()
+    assert both["fusionx"].fingerprint() == measure.encoders(setting)["fusionx"].fingerprint()
 
 
 def test_pooling_is_mean_and_deviation_over_tokens_with_data():
     rng = np.random.default_rng(0)
     tokens = rng.normal(size=(2, 6, 5)).astype(np.float32)
     ok = np.array([[1, 1, 1, 0, 0, 1], [1, 1, 1, 1, 1, 1]], bool)
-    mean, std = features.pool(jnp.asarray(tokens), jnp.asarray(ok))
+    mean, std = encoder_lib.pool(jnp.asarray(tokens), jnp.asarray(ok))
     for b in range(2):
         assert np.allclose(mean[b], tokens[b][ok[b]].mean(0), atol=1e-5)
         assert np.allclose(std[b], tokens[b][ok[b]].std(0), atol=1e-3)
 
 
 def test_band_statistics_equal_numpy_on_decoded_tiles(simulated):
-    prepared = tiles.PreparedSet(simulated)
+    prepared = store.PreparedSet(simulated)
     ours = features.band_statistics(prepared, "val", ["s1", "s2"])
     wire = prepared.read("val", np.arange(20), ["s1", "s2"])
     expected = []
@@ -68,8 +69,8 @@ def test_band_statistics_equal_numpy_on_decoded_tiles(simulated):
 
 
 def test_features_do_not_depend_on_batch_mates(setting, simulated):
-    encoder = run.encoders(setting)["fusionx"]
-    prepared = tiles.PreparedSet(simulated)
+    encoder = measure.encoders(setting)["fusionx"]
+    prepared = store.PreparedSet(simulated)
     pooled = jax.jit(lambda p, w: encoder.with_params(p).pooled(w))
     a = pooled(encoder.params, prepared.read("test", [0, 1, 2, 3], ["s1", "s2"]))
     b = pooled(encoder.params, prepared.read("test", [0, 9, 8, 7], ["s1", "s2"]))
@@ -84,14 +85,14 @@ import jax, numpy as np
 from fusionx_jax.evaluate import features, run
 from tests.helpers import run_script
 assert jax.local_device_count() == 8
-setting = run.prepare_setting(sys.argv[1], sys.argv[2], [])
-found = features.extract(run.encoders(setting)["fusionx"], setting.prepared, "test", ["s1", "s2"], 17)
+setting = measure.prepare_setting(sys.argv[1], sys.argv[2], [])
+found = features.extract(measure.encoders(setting)["fusionx"], setting.prepared, "test", ["s1", "s2"], 17)
 np.savez(sys.argv[3], **found)
 """
     out = str(tmp_path / "found.npz")
     done = run_script(script, trained, simulated, out, env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
     assert done.returncode == 0, done.stderr
-    one = features.extract(run.encoders(setting)["fusionx"], tiles.PreparedSet(simulated), "test", ["s1", "s2"], 40)
+    one = features.extract(measure.encoders(setting)["fusionx"], store.PreparedSet(simulated), "test", ["s1", "s2"], 40)
     with np.load(out) as eight:
         for key, value in one.items():  # 40 tiles in batches of 24: the last is filled up
             assert eight[key].shape == value.shape
@@ -99,8 +100,8 @@ np.savez(sys.argv[3], **found)
 
 
 def test_zeros_for_an_absent_sensor_are_shown_and_absence_is_not(setting, simulated):
-    encoder = run.encoders(setting)["fusionx"]
-    prepared = tiles.PreparedSet(simulated)
+    encoder = measure.encoders(setting)["fusionx"]
+    prepared = store.PreparedSet(simulated)
     wire = {"s1": jnp.asarray(prepared.read("test", [0, 1], ["s1"])["s1"])}
     absent = encoder.tokens(wire)
     filled = dataclasses.replace(encoder, zeros=("s2",)).tokens(wire)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate import subsets
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.5, 1.0)

@@ -11,16 +11,17 @@ import pytest
 from configs import paper_cpu
 from experiments import sweep
 from fusionx_jax import __main__ as command_line
-from fusionx_jax.contract import InputError
-from fusionx_jax.evaluate import compare, results, run
-from fusionx_jax.report import comparison
+from fusionx_jax.errors import InputError
+from fusionx_jax.evaluate import compare, measure
+from fusionx_jax.evaluate import rows as rows_lib
+from fusionx_jax.report import comparison_page
 from tests.helpers import EARLY, ROOT, TINY, assert_clear, run_cli
 
 BASE = "configs/demo.py"
 QUICK = (
     *TINY,
     "--config.evaluate.cv_folds=2",
-    "--config.evaluate.regularisation=(0.01, 0.1)",
+    "--config.evaluate.regularization=(0.01, 0.1)",
     "--config.evaluate.supervised.learning_rates=(1e-3,)",
 )
 COMPARED = (*QUICK, *EARLY, "--config.evaluate.modalities=('s1+s2',)")
@@ -49,9 +50,9 @@ def _table(workdir, name):
 
 @pytest.mark.slow
 def test_rows_hold_every_method_with_its_pretraining_seeds(compared):
-    rows = results.select(results.read(f"{compared}/results.csv"), metric="macro_map", modalities="s1+s2")
+    rows = rows_lib.select(rows_lib.read(f"{compared}/results.csv"), metric="macro_map", modalities="s1+s2")
     assert {r.method for r in rows} == {*METHODS, "band_statistics"}
-    whole = {r.method: r for r in rows if r.seed == results.ALL_SEEDS and r.label == "0.5"}
+    whole = {r.method: r for r in rows if r.seed == rows_lib.ALL_SEEDS and r.label == "0.5"}
     assert whole["fusionx"].num_pretrainings == whole["untrained"].num_pretrainings == 2
     assert whole["band_statistics"].num_pretrainings == 1
     each = [r.value for r in rows if r.method == "fusionx" and r.label == "0.5" and r.seed.startswith("pretraining")]
@@ -64,8 +65,8 @@ def test_rows_hold_every_method_with_its_pretraining_seeds(compared):
 def test_differences_are_paired_and_their_verdict_follows_the_interval(compared):
     rows = {
         (r.method, r.label): r
-        for r in results.read(f"{compared}/results.csv")
-        if (r.metric, r.modalities, r.seed) == ("macro_map", "s1+s2", results.ALL_SEEDS)
+        for r in rows_lib.read(f"{compared}/results.csv")
+        if (r.metric, r.modalities, r.seed) == ("macro_map", "s1+s2", rows_lib.ALL_SEEDS)
     }
     groups = compare.groups(compare.members(compared))
 
@@ -90,13 +91,13 @@ def test_differences_are_paired_and_their_verdict_follows_the_interval(compared)
 
 @pytest.mark.slow
 def test_ablations_are_paired_with_the_same_seed_of_what_they_change(compared):
-    rows = [r for r in results.read(f"{compared}/results.csv") if (r.metric, r.modalities) == ("macro_map", "s1+s2")]
+    rows = [r for r in rows_lib.read(f"{compared}/results.csv") if (r.metric, r.modalities) == ("macro_map", "s1+s2")]
     table = [t for t in _table(compared, "ablations.csv") if t["metric"] == "macro_map"]
     table = [t for t in table if (t["modalities"], t["evaluator"]) == ("s1+s2", "linear_probe")]
     assert {(t["method"], t["changes"], t["pretrainings"]) for t in table} == {("fusionx", "masking=consistent", "1")}
     for t in table:
         of = {(r.method, r.seed): r.value for r in rows if r.label == t["label"] and r.evaluator == "linear_probe"}
-        gap = of["fusionx/masking=consistent", results.ALL_SEEDS] - of["fusionx", "pretraining 0"]
+        gap = of["fusionx/masking=consistent", rows_lib.ALL_SEEDS] - of["fusionx", "pretraining 0"]
         assert float(t["variant_minus_method"]) == pytest.approx(gap, abs=1e-5)
         assert float(t["ci_low"]) <= float(t["variant_minus_method"]) <= float(t["ci_high"])
 
@@ -117,7 +118,7 @@ def test_a_second_time_nothing_is_trained_or_measured(compared, simulated, monke
     from fusionx_jax import pretrain
 
     monkeypatch.setattr(pretrain, "train_step", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(run.Judge, "cell", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(measure.Judge, "cell", lambda *_: pytest.fail("measured again"))
     assert sweep.one(BASE, "fusionx", 0, compared, simulated, COMPARED) == 0
 
 
@@ -163,11 +164,11 @@ def test_runs_that_were_judged_differently_are_not_compared(compared, tmp_path):
 
 @pytest.mark.slow
 def test_rows_name_the_weights_they_were_measured_with(compared):
-    rows = results.select(results.read(f"{compared}/results.csv"), metric="macro_map", method="fusionx", label="0.5")
+    rows = rows_lib.select(rows_lib.read(f"{compared}/results.csv"), metric="macro_map", method="fusionx", label="0.5")
     of = {r.seed: r for r in rows if r.modalities == "s1+s2"}
     assert [of[f"pretraining {s}"].checkpoint for s in (0, 1)] == ["fusionx/seed0", "fusionx/seed1"]
     assert of["pretraining 0"].config_hash != of["pretraining 1"].config_hash
-    assert of[results.ALL_SEEDS].checkpoint == "fusionx/seed0; fusionx/seed1"
+    assert of[rows_lib.ALL_SEEDS].checkpoint == "fusionx/seed0; fusionx/seed1"
 
 
 def test_sweeps_refuse_bases_that_are_not_theirs_before_anything_runs(simulated, tmp_path):
@@ -193,7 +194,7 @@ def test_unknown_methods_and_folders_are_refused(simulated, tmp_path):
     with pytest.raises(InputError, match="Unknown config key 'maskin'"):
         sweep.load(BASE, "fusionx/maskin=consistent", ())
     with pytest.raises(InputError, match="give the workdir of"):
-        comparison.make(str(tmp_path))
+        comparison_page.make(str(tmp_path))
 
 
 @pytest.mark.parametrize(("option", "sweeps"), [("", paper_cpu.SWEEPS), ("tuning", paper_cpu.TUNING)])
@@ -210,7 +211,7 @@ def test_every_sweep_of_the_comparison_names_methods_and_settings_that_exist(opt
         methods = next(a for a in line if a.startswith("--methods=")).removeprefix("--methods=").split(",")
         for method in methods:
             config = sweep.load("configs/paper_cpu.py", method, [a for a in line if a.startswith("--config.")])
-            run.check(config)
+            measure.check(config)
 
 
 @pytest.mark.slow
@@ -225,7 +226,7 @@ def test_the_command_compares_methods_side_by_side_and_resumes(simulated, tmp_pa
     (tmp_path / "mae_s1" / "seed0" / "sweep_member.json").unlink()
     again = run_cli(*arguments, "--seeds=2")
     assert again.returncode == 0, again.stderr
-    assert {r.num_pretrainings for r in results.read(tmp_path / "results.csv") if r.method == "mae_s1"} == {1, 2}
+    assert {r.num_pretrainings for r in rows_lib.read(tmp_path / "results.csv") if r.method == "mae_s1"} == {1, 2}
     assert_clear(run_cli(*arguments[:1], "--methods=magic", *arguments[3:]), 2, "no method 'magic'")
 
 
@@ -234,5 +235,5 @@ def test_rates_tuned_for_each_network_do_not_forbid_comparing_them_but_keep_thei
         sweep.load("configs/paper_cpu.py", "supervised_vit", [f"--config.evaluate.supervised.learning_rates=({r},)"])
         for r in ("3e-3", "1e-2")
     )
-    assert run.evaluator_settings(one)["scratch"] != run.evaluator_settings(other)["scratch"]
-    assert run.evaluator_settings(one, ["learning_rates"]) == run.evaluator_settings(other, ["learning_rates"])
+    assert measure.evaluator_settings(one)["scratch"] != measure.evaluator_settings(other)["scratch"]
+    assert measure.evaluator_settings(one, ["learning_rates"]) == measure.evaluator_settings(other, ["learning_rates"])

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import fusionx_jax
-from fusionx_jax import checkpoint, export
-from fusionx_jax.contract import InputError, RunError
-from fusionx_jax.evaluate import run
-from fusionx_jax.interop import loaded
+from fusionx_jax import checkpoint, encoder
+from fusionx_jax.errors import InputError, RunError
+from fusionx_jax.evaluate import measure
+from fusionx_jax.interop import export
 from tests.helpers import assert_clear, run_cli, run_script
 
 
@@ -51,7 +51,7 @@ print(float(sum(abs(x).sum() for x in jax.tree.leaves(params))))
 """
     done = run_script(script, out, env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4"})
     assert done.returncode == 0, done.stderr[-2000:]
-    setting = run.prepare_setting(trained, simulated, [])
+    setting = measure.prepare_setting(trained, simulated, [])
     shapes = jax.eval_shape(lambda: fusionx_params(setting))
     whole = checkpoint.load_params(setting.saved, shapes)
     assert float(done.stdout) == pytest.approx(float(sum(abs(x).sum() for x in jax.tree.leaves(whole))), rel=1e-5)
@@ -92,13 +92,13 @@ def test_safetensors_hold_every_parameter_with_config_and_contract(trained, tmp_
 
 
 def test_an_export_that_differs_is_not_left_behind(trained, tmp_path, monkeypatch):
-    encode = loaded.Loaded.encode
+    encode = encoder.TrainedEncoder.encode
 
     def other(self, images, *rest, **more):
         out = encode(self, images, *rest, **more)
         return out._replace(summary=out.summary * (1.01 if "tmp-" in self.saved.path else 1.0))
 
-    monkeypatch.setattr(loaded.Loaded, "encode", other)
+    monkeypatch.setattr(encoder.TrainedEncoder, "encode", other)
     with pytest.raises(RunError, match=r"'summary': 0.0(1|0999)\d*.* above the tolerance"):
         export.export(trained, "orbax", str(tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []

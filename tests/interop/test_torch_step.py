@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from fusionx_jax import config, pretrain, train_bench
-from fusionx_jax.contract import InputError, assumed
+from fusionx_jax import config, pretrain
+from fusionx_jax.bench import train as bench_train
+from fusionx_jax.contract import assumed
+from fusionx_jax.errors import InputError
 from fusionx_jax.models import build
 from tests.helpers import EARLY, ROOT
 
@@ -32,9 +34,9 @@ def test_the_same_tiles_and_masks_give_the_same_losses_and_parameters(changes):
     c, contract, objective = setting(*changes)
     optimizer, schedule = pretrain.make_optimizer(c)
     state = pretrain.fresh_state(objective.model, optimizer, 0)
-    theirs = train_bench.torch_twin(c, contract, objective, state["params"])
-    wire = next(train_bench.host_batches(c, contract, ""))
-    images = theirs.standardised({m: torch.from_numpy(x) for m, x in wire.items()})
+    theirs = bench_train.torch_twin(c, contract, objective, state["params"])
+    wire = next(bench_train.host_batches(c, contract, ""))
+    images = theirs.standardized({m: torch.from_numpy(x) for m, x in wire.items()})
     step = jax.jit(
         functools.partial(pretrain.train_step, objective=objective, optimizer=optimizer, schedule=schedule, seed=c.seed)
     )
@@ -45,7 +47,7 @@ def test_the_same_tiles_and_masks_give_the_same_losses_and_parameters(changes):
         order = {m: torch.from_numpy(np.concatenate([k.visible, k.hidden], 1)).long() for m, k in masks.items()}
         assert float(theirs.descend(images, order)) == pytest.approx(float(metrics["loss"]), rel=1e-4)
     reference = twin.FusionX(dataclasses.asdict(objective.model.config))
-    assert twin.fill(reference, {k: torch.from_numpy(v) for k, v in train_bench.flat(state["params"]).items()})
+    assert twin.fill(reference, {k: torch.from_numpy(v) for k, v in bench_train.flat(state["params"]).items()})
     for (name, ours), followed in zip(reference.named_parameters(), theirs.network.parameters()):
         assert np.allclose(ours.detach(), followed.detach(), atol=3e-4), name
 
@@ -62,4 +64,4 @@ def test_flips_move_all_sensors_alike():
 def test_what_the_twin_does_not_know_is_refused():
     c, contract, objective = setting("--config.masking=consistent")
     with pytest.raises(InputError, match="does not know masking 'consistent'"):
-        train_bench.torch_twin(c, contract, objective, {})
+        bench_train.torch_twin(c, contract, objective, {})

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 import fusionx_jax
-from fusionx_jax import config, export, pretrain
-from fusionx_jax.contract import InputError
+from fusionx_jax import config, pretrain
+from fusionx_jax.errors import InputError
+from fusionx_jax.interop import export
 from tests.helpers import EARLY, ROOT, TINY, run_script
 
 pytest.importorskip("torch", reason="PyTorch is not installed (the extra [torch])")

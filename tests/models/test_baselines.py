@@ -7,7 +7,7 @@ import pytest
 
 from fusionx_jax import config as config_lib
 from fusionx_jax import losses, masking
-from fusionx_jax.contract import InputError
+from fusionx_jax.errors import InputError
 from fusionx_jax.models import baselines, build, fusionx
 from tests.helpers import ROOT
 
@@ -124,9 +124,9 @@ def test_patch_statistics_are_those_of_numpy():
     ],
 )
 def test_configs_that_do_not_fit_a_family_are_refused(simulated, changes, words):
-    from fusionx_jax import tiles
+    from fusionx_jax.prepared import store
 
     c = config_lib.load_file(str(ROOT / "configs/demo.py"))
     c.update_from_flattened_dict(changes)
     with pytest.raises(InputError, match=words):
-        build.make_model(c, tiles.PreparedSet(simulated).contract.modalities)
+        build.make_model(c, store.PreparedSet(simulated).contract.modalities)

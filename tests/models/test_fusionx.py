@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from configs import default
-from fusionx_jax import masking, tiles
-from fusionx_jax.contract import InputError
+from fusionx_jax import masking
+from fusionx_jax.errors import InputError
 from fusionx_jax.models import build, fusionx
+from fusionx_jax.prepared import sets
 
 SIZE = fusionx.Size(16, 2, 2, 8, 1, 2)
 
@@ -44,7 +45,7 @@ def test_prediction_has_every_hidden_patch_and_twice_the_pixels_for_two_targets(
     out = run(model)(params, images, masks).predicted
     assert out["s1"].shape == (3, 12, 4 * 4 * 2 * 2)
     assert out["s2"].shape == (3, 12, 4 * 4 * 3 * 2)
-    model, params, images, masks = make(target="normalised")
+    model, params, images, masks = make(target="normalized")
     assert run(model)(params, images, masks).predicted["s1"].shape == (3, 12, 4 * 4 * 2)
 
 
@@ -163,7 +164,7 @@ def test_bfloat16_computes_close_to_float32_with_float32_parameters():
 def test_values_that_do_not_exist_are_refused_with_those_that_do():
     with pytest.raises(InputError, match="both, encoder, decoder, none"):
         make(cross_attention="middle")
-    with pytest.raises(InputError, match="normalised, raw, both"):
+    with pytest.raises(InputError, match="normalized, raw, both"):
         make(target="pixels")
     with pytest.raises(InputError, match="others, all"):
         make(decoder_context="none")
@@ -191,7 +192,7 @@ def test_own_blocks_and_what_is_contrasted_know_one_sensor_alone():
 
 
 def test_the_share_of_own_blocks_follows_the_size_and_must_be_a_share(simulated):
-    contract = tiles.open_sets(simulated).contract
+    contract = sets.open_sets(simulated).contract
     for size, own in (("mini", 3), ("base", 8), ("large", 17)):  # three quarters of 4, 11 and 23 joint blocks
         config = default.get_config()
         config.model.size = size

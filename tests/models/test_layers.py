@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fusionx_jax.models import layers
-from fusionx_jax.positions import sincos_positions
+from fusionx_jax.models.positions import sincos_positions
 
 
 def test_patchify_and_back_is_the_identity_and_patches_are_row_major():

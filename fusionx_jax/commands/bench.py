@@ -1,0 +1,54 @@
+"""`fusionx bench`: parses its arguments and prints one measurement."""
+
+import argparse
+import json
+
+from fusionx_jax.bench.input import _table, bench_input, bench_probe, bench_train
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="fusionx bench", description="Speed as ratios against named alternatives, measured in one run."
+    )
+    benches = parser.add_subparsers(dest="bench", required=True, metavar="WHAT")
+    pipeline = benches.add_parser("input", help="the input pipeline against TFRecord + shuffle and a memmap gather")
+    pipeline.add_argument(
+        "--tiles", type=int, default=1536, help="pairs in the set (default 1536: 0.6 GB, three forms)"
+    )
+    pipeline.add_argument("--tile_size", type=int, default=120, help="side in pixels (default 120)")
+    pipeline.add_argument("--batch_size", type=int, default=64)
+    pipeline.add_argument("--rounds", type=int, default=5, help="turns of each contestant (default 5)")
+    pipeline.add_argument("--tmp", metavar="DIR", default=None, help="where the tiles go (default: the system's)")
+    pipeline.add_argument("--json", action="store_true", help="print one JSON object")
+    pipeline.set_defaults(run=bench_input)
+    sweep = benches.add_parser("probe", help="the linear-probe sweep against scikit-learn on every core")
+    sweep.add_argument("--kind", choices=("multi", "single"), default="multi", help="labels a tile (default multi)")
+    sweep.add_argument("--examples", type=int, default=10_000, help="training examples (default 10000)")
+    sweep.add_argument("--features", type=int, default=384, help="features of each (default 384)")
+    sweep.add_argument("--seeds", type=int, default=5, help="label subsets a fraction (default 5)")
+    sweep.add_argument("--json", action="store_true", help="print one JSON object")
+    sweep.set_defaults(run=bench_probe)
+    train = benches.add_parser(
+        "train", help="the train step against matrix products, and against PyTorch",
+        epilog="Config values are set with --config.KEY=VALUE, for every config.",
+    )  # fmt: skip
+    train.add_argument(
+        "--config", action="append", metavar="FILE[:options]",
+        help="may be given several times (configs/speed.py:demo and configs/speed.py:small)",
+    )  # fmt: skip
+    train.add_argument("--peer", choices=("torch",), default="", help="also measure the PyTorch twin of the step")
+    train.add_argument("--dataset", metavar="DIR", default="", help="read tiles of this set (random ones in memory)")
+    train.add_argument("--tile_size", type=int, default=120, help="of random tiles where augment.crop is 0 (120)")
+    train.add_argument("--rounds", type=int, default=5, help="turns of each contestant (default 5)")
+    train.add_argument("--seconds", type=float, default=2.0, help="of a turn (default 2)")
+    train.add_argument("--profile", metavar="DIR", default="", help="write a trace and a table by operation there")
+    train.add_argument("--json", action="store_true", help="print one JSON object")
+    train.set_defaults(run=bench_train)
+    args, args.overrides = parser.parse_known_args(argv)
+    if args.overrides and (args.bench != "train" or not all(o.startswith("--config.") for o in args.overrides)):
+        parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
+    if args.bench == "train":
+        args.config = args.config or ["configs/speed.py:demo", "configs/speed.py:small"]
+    values = args.run(args)
+    print(json.dumps(values) if args.json else _table(values))
+    return 0

@@ -1,0 +1,231 @@
+"""`fusionx inspect DIR...`: what is in prepared sets, and what looks wrong with them.
+
+Everything is read once, in order, with memory that does not grow with the tiles beyond a few bytes each: class counts
+come from the contract, co-occurrence and histograms are sums, and duplicates are found by a 64-bit hash of the pixels.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fusionx_jax import contract as contract_lib
+from fusionx_jax import modalities, progress
+from fusionx_jax.contract import Contract
+from fusionx_jax.prepared import order, remote, store
+from fusionx_jax.report.survey_page import BIN, Survey
+
+_BINS = 65536 // BIN
+_CHUNK = 64  # tiles read at once
+_PIXELS = 4  # every fourth row and column serve histograms
+_PLACE = 4  # decimals of a degree within which two tiles are at one place: about 10 m
+
+
+def examine(directory: str, most: int | None = None, shown: int = 6) -> Survey:
+    """Reads a prepared set, or `most` tiles evenly over it, and gathers what the page shows.
+
+    Raises:
+      InputError: it is not a prepared set, or a record is damaged.
+    """
+    prepared = store.PreparedSet(directory, verify=True)
+    contract = prepared.contract
+    splits = [s for s, n in contract.splits.items() if n]
+    total = sum(contract.splits[s] for s in splits)
+    share = min(1.0, most / total) if most else 1.0
+    multi = {name: t for name, t in contract.tasks.items() if t.kind == "multi"}
+    together = {name: np.zeros((len(t.classes),) * 2, np.int64) for name, t in multi.items()}
+    histograms = {m: np.zeros((len(c.bands), _BINS), np.int64) for m, c in contract.modalities.items()}
+    moments = {m: np.zeros((len(c.bands), 3)) for m, c in contract.modalities.items()}
+    features = [*contract.modalities, *(t.feature for t in multi.values()), "id"]
+    features += ["location"] if contract.has_location else []
+    features += [contract.group_feature] if contract.group_feature else []
+    hashes, split_of, places, ids, groups = [], [], [], [], []
+    examined = {}
+    dark: dict[str, list[np.ndarray]] = {m: [] for m in contract.modalities}
+    with progress.Progress(max(1, round(share * total)), f"inspecting {contract.name}", "tile") as bar:
+        for number, split in enumerate(splits):
+            count = max(1, round(share * contract.splits[split]))
+            index = np.unique(np.linspace(0, contract.splits[split] - 1, count).round().astype(int))
+            examined[split] = len(index)
+            for start in range(0, len(index), _CHUNK):
+                batch = prepared.read(split, index[start : start + _CHUNK], features)
+                for name, task in multi.items():
+                    present = batch[task.feature].astype(np.int64)
+                    together[name] += present.T @ present
+                for name, m in contract.modalities.items():
+                    _add_pixels(batch[name], m, histograms[name], moments[name] if split == "train" else None)
+                    if split == "train" and len(dark[name]) < 8:
+                        dark[name].append(batch[name][:, ::8, ::8].reshape(-1, len(m.bands)))
+                pixels = [batch[name] for name in contract.modalities]
+                hashes += [_number(*sensors) for sensors in zip(*pixels)]
+                split_of += [number] * len(batch["id"])
+                ids += [_number(i.encode()) for i in batch["id"]]
+                if contract.has_location:
+                    places.append(batch["location"])
+                if contract.group_feature:
+                    groups += [_number(g.encode()) for g in batch[contract.group_feature]]
+                bar.advance(len(batch["id"]))
+    split_numbers = np.array(split_of, np.uint8)
+    where = np.concatenate(places) if places else np.zeros((0, 2), np.float32)
+    warnings = [
+        *_statistics_warnings(contract, moments, share),
+        *_offset_warnings(contract, dark),
+        *_leaks(splits, split_numbers, np.array(hashes, np.uint64), "the same pixels"),
+        *_leaks(splits, split_numbers, np.array(ids, np.uint64), "the same id"),
+        *_leaks(
+            splits,
+            split_numbers,
+            np.array(groups, np.uint64),
+            "one scene in several splits, which only splits by block intend",
+            within=False,
+        ),
+        *_leaks(splits, split_numbers, _place_codes(where), "the same place", within=False),
+        *_class_warnings(contract),
+        *(note for note in contract.notes if "left out" in note),
+    ]
+    sheet = _sheet(prepared, splits, shown)
+    return Survey(
+        prepared.directory, contract, examined, together, histograms,
+        np.column_stack([where, split_numbers[: len(where)]]) if len(where) else np.zeros((0, 3)), sheet, warnings,
+    )  # fmt: skip
+
+
+def _number(*parts: Any) -> int:
+    """Bytes or arrays as 64 bits: half a million ids or tiles must not be held as such."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _add_pixels(
+    wire: np.ndarray, m: contract_lib.ModalityContract, bins: np.ndarray, moments: np.ndarray | None
+) -> None:
+    pixels = wire[:, ::_PIXELS, ::_PIXELS].reshape(-1, wire.shape[-1])
+    pixels = pixels[(pixels != m.nodata).all(-1)]
+    for band in range(pixels.shape[1]):
+        bins[band] += np.bincount(pixels[:, band] // BIN, minlength=_BINS)
+    if moments is not None:
+        values = pixels.astype(np.float64) * m.scale + m.offset
+        moments += np.stack([np.full(values.shape[1], len(values)), values.sum(0), (values**2).sum(0)], axis=1)
+
+
+def _statistics_warnings(contract: Contract, moments: Mapping[str, np.ndarray], share: float) -> list[str]:
+    """Bands whose pixels do not have the mean and deviation that the contract states."""
+    out = []
+    # A sixteenth of the pixels of all tiles: means differ by sampling alone. Far less than what would hurt a network.
+    tolerance = 0.05 if share == 1.0 else 0.25
+    for name, m in contract.modalities.items():
+        count, total, squares = moments[name].T
+        if not count.min():
+            continue
+        mean = total / count
+        deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+        for band, found, spread, said, width in zip(m.bands, mean, deviation, m.mean, m.std):
+            if abs(found - said) > tolerance * width or abs(spread / width - 1) > tolerance:
+                out.append(
+                    f"{name} {band}: the contract says mean {said:.4g} and deviation {width:.4g}, the training pixels "
+                    f"have {found:.4g} and {spread:.4g}; the contract was edited or belongs to other shards."
+                )
+    return out
+
+
+def _offset_warnings(contract: Contract, dark: Mapping[str, Sequence[np.ndarray]]) -> list[str]:
+    out = []
+    for name, m in contract.modalities.items():
+        if m.unit == "reflectance_1e4" and dark[name]:
+            wire = np.concatenate(dark[name])
+            remark = modalities.offset_remark(modalities.decode(wire, m.scale, m.offset), m.bands)
+            out += [f"{name}: {remark}"] if remark else []
+    return out
+
+
+def _place_codes(where: np.ndarray) -> np.ndarray:
+    """One number a place; tiles without place get numbers of their own."""
+    if not len(where):
+        return np.zeros(0, np.uint64)
+    known = np.isfinite(where).all(1)
+    scaled = np.where(known[:, None], np.round(where.astype(np.float64) * 10**_PLACE), 0).astype(np.int64)
+    code = (scaled[:, 0] + (1 << 31)) * (1 << 32) + scaled[:, 1] + (1 << 31)
+    return np.where(known, code, -1 - np.arange(len(where))).astype(np.int64).view(np.uint64)
+
+
+def _leaks(splits: Sequence[str], split_of: np.ndarray, codes: np.ndarray, what: str, within: bool = True) -> list[str]:
+    """Warnings on codes that occur in several splits, and, if `within`, more than once in one split."""
+    if not len(codes):
+        return []
+    _, inverse = np.unique(codes, return_inverse=True)
+    seen = np.zeros((inverse.max() + 1, len(splits)), np.int64)
+    np.add.at(seen, (inverse, split_of[: len(codes)]), 1)
+    out = []
+    for i, a in enumerate(splits):
+        for j, b in enumerate(splits[i + 1 :], i + 1):
+            shared = (seen[:, i] > 0) & (seen[:, j] > 0)
+            if shared.any():
+                count = int(seen[shared, j].sum())
+                out.append(f"leakage between {a} and {b}: {what} ({count} tiles of {b} share it with {a}).")
+        if within and (seen[:, i] > 1).any():
+            out.append(f"{int((seen[:, i] - 1).clip(0).sum())} tiles of {a} repeat others of it: {what}.")
+    return out
+
+
+def _class_warnings(contract: Contract) -> list[str]:
+    out = []
+    for name, task in contract.tasks.items():
+        for split, counts in task.counts.items():
+            absent = [c for c, n in zip(task.classes, counts) if not n]
+            if absent:
+                out.append(f"task {name}: {split} has no example of {', '.join(absent)}.")
+    return out
+
+
+def _sheet(prepared: store.PreparedSet, splits: Sequence[str], shown: int) -> list[dict[str, Any]]:
+    """Tiles spread over the first split, drawn in every composite, with their labels in words."""
+    contract = prepared.contract
+    split = splits[0]
+    index = order.spread(prepared.size(split), shown)
+    scene = [t for t in contract.tasks.values() if t.kind != "pixel"]
+    batch = prepared.read(split, index, [*contract.modalities, *(t.feature for t in scene), "id"])
+    out = []
+    for row in range(len(index)):
+        images = {}
+        for name, m in contract.modalities.items():
+            physical = modalities.decode(batch[name][row], m.scale, m.offset)
+            ways = m.composites() or (None,)
+            for way in ways:
+                title = f"{name}, {way.name}" if way else f"{name}, first bands"
+                images[title] = modalities.compose(physical, m.bands, (way,) if way else ())
+        words = []
+        for task in scene:
+            value = batch[task.feature][row]
+            names = [task.classes[int(value)]] if task.kind == "single" else list(np.array(task.classes)[value > 0])
+            words.append(f"{'mostly ' if task.kind == 'single' and len(scene) > 1 else ''}{', '.join(names) or 'none'}")
+        out.append({"id": str(batch["id"][row]), "images": images, "labels": words})
+    return out
+
+
+def summary(survey: Survey) -> str:
+    """The set as a few lines and a table for a terminal."""
+    c = survey.contract
+    here = () if remote.is_remote(survey.directory) else os.listdir(survey.directory)
+    size = sum(os.path.getsize(os.path.join(survey.directory, f)) for f in here if ".array_record-" in f)
+    lines = [
+        f"{c.title}: {survey.directory}" + (f", {size / 1e9:.2f} GB" if here else ""),
+        "  " + ", ".join(f"{n} {s}" for s, n in c.splits.items()) + f" tiles; splits {c.split_origin}",
+        f"  license {c.license}; {c.citation}",
+    ]
+    for name, m in c.modalities.items():
+        lines.append(
+            f"  {name}: {m.level}, {m.unit}, {len(m.bands)} bands of {m.height} x {m.width} at {m.gsd_m:g} m, "
+            f"{100 * m.nodata_fraction:.2g} % without data"
+        )
+    for name, task in c.tasks.items():
+        splits = list(task.counts)
+        unit = "pixels" if task.kind == "pixel" else "tiles"
+        lines.append(f"  task {name} ({unit}):{'':14}" + "".join(f"{s:>12}" for s in splits))
+        for k, label in enumerate(task.classes):
+            lines.append(f"    {label[:34]:34}" + "".join(f"{task.counts[s][k]:12d}" for s in splits))
+    lines += [f"  warning: {w}" for w in survey.warnings] or ["  nothing looks wrong"]
+    return "\n".join(lines)

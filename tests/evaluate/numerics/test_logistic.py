@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from fusionx_jax.evaluate.numerics import logistic, metrics
+
+
+def _data(classes=4, dim=24, train=400, test=4000, seed=0):
+    rng = np.random.default_rng(seed)
+    # Correlated features of unequal scale, as pooled tokens are.
+    mixing = rng.normal(size=(dim, dim)) * np.geomspace(1, 0.05, dim)
+    x = rng.normal(size=(train + test, dim)) @ mixing
+    x = ((x - x[:train].mean(0)) / x[:train].std(0)).astype(np.float32)
+    logits = x @ rng.normal(size=(dim, classes)) * 0.7 - np.linspace(0, 2, classes)
+    return x[:train], x[train:], logits, rng
+
+
+def _subsets(count, seeds, size, rng):
+    return np.stack([rng.permutation(count)[:size] for _ in range(seeds)])
+
+
+@pytest.mark.parametrize("size", [15, 60, 300])  # fewer and more labels than features
+def test_multi_label_probe_agrees_with_scikit_learn(size):
+    train, test, logits, rng = _data()
+    truth = rng.random(logits.shape) < 1 / (1 + np.exp(-logits))
+    y, held = truth[:400].astype(float), truth[400:]
+    members = _subsets(400, 3, size, rng)
+    folds = np.zeros_like(members)
+    weights = np.ones((len(held), 1), int)
+    for strength in (0.01, 0.1, 1.0):
+        fit = logistic.fit(train, y, members, folds, np.array([strength]), test, softmax=False, selection=(test, held))
+        for seed, rows in enumerate(members):
+            reference = np.zeros_like(fit.scores[seed])
+            for k in range(4):
+                if y[rows, k].min() == y[rows, k].max():
+                    continue  # scikit-learn cannot fit one class
+                model = LogisticRegression(C=1 / (size * strength), tol=1e-8, max_iter=5000).fit(
+                    train[rows], y[rows, k]
+                )
+                reference[:, k] = model.decision_function(test)
+                assert np.corrcoef(reference[:, k], fit.scores[seed][:, k])[0, 1] > 0.9995
+            usable = [k for k in range(4) if y[rows, k].min() != y[rows, k].max()]
+            ours, theirs = (
+                metrics.multi_label(s[:, usable].astype(float), held[:, usable], weights)
+                for s in (fit.scores[seed], reference)
+            )
+            for name in metrics.MULTI:
+                assert abs(ours[name][0] - theirs[name][0]) < 0.005, name
+
+
+@pytest.mark.parametrize("size", [20, 300])
+def test_single_label_probe_agrees_with_scikit_learn(size):
+    train, test, logits, rng = _data()
+    labels = np.array([rng.choice(4, p=np.exp(v) / np.exp(v).sum()) for v in logits])
+    y = np.eye(4)[labels[:400]]
+    members = _subsets(400, 2, size, rng)
+    for strength in (0.01, 0.3):
+        fit = logistic.fit(
+            train, y, members, np.zeros_like(members), np.array([strength]), test, softmax=True,
+            selection=(test, np.eye(4)[labels[400:]]),
+        )  # fmt: skip
+        for seed, rows in enumerate(members):
+            if len(set(labels[rows])) < 4:
+                continue
+            model = LogisticRegression(C=1 / (size * strength), tol=1e-8, max_iter=5000).fit(train[rows], labels[rows])
+            agree = (model.predict(test) == fit.scores[seed].argmax(1)).mean()
+            assert agree > 0.99
+            truth = labels[400:]
+            ours, theirs = (
+                metrics.single_label(s.astype(float), truth, np.ones((len(truth), 1), int))
+                for s in (fit.scores[seed], model.decision_function(test))
+            )
+            for name in metrics.SINGLE:
+                assert abs(ours[name][0] - theirs[name][0]) < 0.005, name
+
+
+def test_strength_is_chosen_by_the_log_loss_of_held_out_folds():
+    train, test, logits, rng = _data(train=200)
+    y = (rng.random((200, 4)) < 1 / (1 + np.exp(-logits[:200]))).astype(float)
+    rows = np.arange(60)
+    folds = logistic.fold_numbers(y[rows] > 0, 5, rng)
+    strengths = np.array([0.003, 0.03, 0.3, 3.0])
+    fit = logistic.fit(train, y, rows[None], folds[None], strengths, test, softmax=False)
+    expected = []
+    for strength in strengths:
+        losses = np.zeros((60, 4))
+        for fold in range(5):
+            inside, outside = rows[folds != fold], rows[folds == fold]
+            for k in range(4):
+                assert y[inside, k].min() != y[inside, k].max()
+                model = LogisticRegression(C=1 / (len(inside) * strength), tol=1e-8, max_iter=5000)
+                p = model.fit(train[inside], y[inside, k]).predict_proba(train[outside])[:, 1]
+                losses[folds == fold, k] = -np.log(np.where(y[outside, k] > 0, p, 1 - p))
+        expected.append(losses.mean())
+    assert np.allclose(fit.selection_loss[0], expected, rtol=0.01)
+    assert fit.chosen[0] == np.argmin(expected)
+
+
+def test_a_class_without_examples_keeps_one_low_score():
+    train, test, _, rng = _data()
+    y = (rng.random((400, 3)) < 0.4).astype(float)
+    y[:50, 2] = 0
+    rows = np.arange(50)[None]
+    folds = logistic.fold_numbers(y[:50] > 0, 5, rng)[None]
+    for softmax in (False, True):
+        targets = np.eye(3)[rng.integers(0, 2, 400)] if softmax else y
+        scores = logistic.fit(train, targets, rows, folds, np.array([0.1, 1.0]), test, softmax=softmax).scores[0]
+        assert np.isfinite(scores).all()
+        assert np.ptp(scores[:, 2]) < 1e-6
+        assert scores[:, 2].max() < scores[:, :2].mean()
+
+
+def test_folds_are_even_and_spread_rare_labels():
+    rng = np.random.default_rng(0)
+    labels = rng.random((103, 4)) < np.array([0.5, 0.3, 0.1, 0.1])
+    folds = logistic.fold_numbers(labels, 5, rng)
+    assert np.ptp(np.bincount(folds)) <= 1
+    assert np.ptp(np.bincount(folds, weights=labels[:, 3], minlength=5)) <= 3
+    assert len(set(logistic.fold_numbers(labels[:3], 5, rng))) == 3

@@ -1,0 +1,71 @@
+import jax
+import numpy as np
+
+from fusionx_jax import sharding
+from fusionx_jax.prepared import order, pipeline, sets, store
+
+
+def _steps(simulated, start, stop, index=0, count=1):
+    prepared = store.PreparedSet(simulated)
+    return list(
+        pipeline.host_batches(
+            prepared,
+            "train",
+            ("s1", "label_single"),
+            batch_size=8,
+            seed=1,
+            start_step=start,
+            stop_step=stop,
+            process_index=index,
+            process_count=count,
+        )
+    )
+
+
+def test_batches_are_a_function_of_the_step_however_one_gets_there(simulated):
+    whole = _steps(simulated, 0, 6)
+    resumed = _steps(simulated, 4, 6)
+    for a, b in zip(whole[4:], resumed):
+        assert all((a[k] == b[k]).all() for k in a)
+    prepared = store.PreparedSet(simulated)
+    direct = prepared.read("train", order.batch_indices(1, 5, 8, 140), ["s1"])
+    assert (whole[5]["s1"] == direct["s1"]).all()
+
+
+def test_two_and_four_hosts_see_the_global_batches_of_one(simulated):
+    whole = _steps(simulated, 0, 3)
+    for count in (2, 4):
+        parts = [_steps(simulated, 0, 3, i, count) for i in range(count)]
+        for step, batch in enumerate(whole):
+            together = np.concatenate([p[step]["s1"] for p in parts])
+            assert (together == batch["s1"]).all()
+
+
+def test_a_resume_at_a_million_steps_is_immediate(simulated):
+    batches = _steps(simulated, 10**6, 10**6 + 1)
+    expected = store.PreparedSet(simulated).read("train", order.batch_indices(1, 10**6, 8, 140), ["s1"])
+    assert (batches[0]["s1"] == expected["s1"]).all()
+
+
+def test_tiles_stay_uint16_on_the_way_to_the_device(simulated):
+    mesh = sharding.make_mesh()
+    out = list(pipeline.DeviceBatches(iter(_steps(simulated, 0, 3)), sharding.batch_sharding(mesh)))
+    assert len(out) == 3
+    assert out[0]["s1"].dtype == np.uint16
+    assert isinstance(out[0]["s1"], jax.Array)
+
+
+def test_a_mixture_streams_the_same_global_batches_to_any_number_of_hosts(simulated):
+    mixture = f"{simulated},{simulated}"
+
+    def batches(index, count):
+        return list(
+            pipeline.host_batches(
+                sets.open_sets(mixture, (1.0, 2.0)), "train", ("s1",), batch_size=8, seed=1, start_step=10**6,
+                stop_step=10**6 + 2, process_index=index, process_count=count,
+            )
+        )  # fmt: skip
+
+    whole, halves = batches(0, 1), [batches(i, 2) for i in range(2)]
+    for step in range(2):
+        assert (np.concatenate([h[step]["s1"] for h in halves]) == whole[step]["s1"]).all()
