@@ -11,6 +11,18 @@ from ml_collections import ConfigDict
 
 from fusionx_jax.errors import InputError
 
+FREE_SETTINGS = (
+    "dataset",
+    "method",
+    "evaluate",
+    "label_fractions",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "mesh",
+)
+"""Top-level keys that do not change the weights. Resuming a run and the settings hash of its cells ignore them."""
+
 
 def load_file(spec: str) -> ConfigDict:
     """Runs `get_config(options)` of `PATH[:options]`.
@@ -55,6 +67,11 @@ def from_json(raw: Mapping[str, Any]) -> ConfigDict:
 def to_json(config: ConfigDict) -> dict[str, Any]:
     """Plain JSON values, as they will be read back."""
     return json.loads(config.to_json(sort_keys=True))
+
+
+def weight_settings(config: ConfigDict) -> dict[str, Any]:
+    """The settings that determine a run's weights: all but `FREE_SETTINGS`, as plain JSON values."""
+    return {key: value for key, value in to_json(config).items() if key not in FREE_SETTINGS}
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:

@@ -31,18 +31,6 @@ from fusionx_jax.errors import InputError, RunError
 from fusionx_jax.models import build, layers
 from fusionx_jax.prepared import pipeline, sets
 
-# Keys that may change between a run and its continuation: they do not touch the numbers.
-_FREE_KEYS = (
-    "dataset",
-    "method",
-    "evaluate",
-    "label_fractions",
-    "log_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "mesh",
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
@@ -621,7 +609,7 @@ def _claim_workdir(workdir: str, config: ConfigDict, contract: Contract) -> None
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
     out = []
     for key in sorted(set(before) | set(now)):
-        if not prefix and key in _FREE_KEYS:
+        if not prefix and key in config_lib.FREE_SETTINGS:
             continue
         a, b = before.get(key), now.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

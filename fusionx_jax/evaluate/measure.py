@@ -23,10 +23,9 @@ from fusionx_jax import encoder as encoder_lib
 from fusionx_jax.contract import check_compatible, in_band_order
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate import cells as cells_lib
-from fusionx_jax.evaluate import features, subsets
+from fusionx_jax.evaluate import features, label_training, segmentation, subsets
 from fusionx_jax.evaluate import rows as rows_lib
-from fusionx_jax.evaluate.evaluators import finetune, knn, segment
-from fusionx_jax.evaluate.numerics import logistic, metrics, ridge
+from fusionx_jax.evaluate.numerics import knn, logistic, metrics, ridge
 from fusionx_jax.models import baselines, build
 from fusionx_jax.prepared import remote, sets
 
@@ -98,9 +97,8 @@ def prepare_setting(workdir: str, dataset: str, overrides: list[str], judged_by:
         if name in prepared.contract.modalities:
             m = prepared.contract.modalities[name]
             preprocess.check_patch((m.height, m.width), config.model.patch_size, dataset)
-    # What the command line changes counts too: another seed has another untrained floor, another dtype other numbers.
-    free = ("evaluate", "label_fractions", "dataset", "method")
-    trained = {k: v for k, v in config_lib.to_json(config).items() if k not in free}
+    # Command-line overrides count too: another seed has another untrained baseline, another dtype other numbers.
+    trained = config_lib.weight_settings(config)
     return Setting(config, workdir, saved, prepared, model, _digest(trained))
 
 
@@ -155,7 +153,7 @@ def read_labels(setting: Setting) -> list[Labels]:
         task = contract.tasks[name]
         if task.kind == "pixel":
             targets = {
-                s: segment.shares(setting.prepared, s, task.feature, len(task.classes)) for s in ("train", split)
+                s: segmentation.shares(setting.prepared, s, task.feature, len(task.classes)) for s in ("train", split)
             }
             out.append(Labels(name, task.kind, task.feature, task.classes, targets, ids, groups))
             continue
@@ -385,19 +383,19 @@ def _trained_cells(
     encoder = source.encoder
     start = (lambda seed: build.init_params(encoder.model, jax.random.key(seed))) if fresh else lambda _: encoder.params
     data = prepared.contract.modalities
-    network = finetune.make_network(
+    network = label_training.make_network(
         encoder, start, source.shown, labels.kind, s, setting.config.evaluate.pooling,
         {m: (data[m].height, data[m].width, len(data[m].bands)) for m in source.shown},
     )  # fmt: skip
-    task = finetune.Task(labels.kind, labels.targets)
+    task = label_training.Task(labels.kind, labels.targets)
     sizes = [len(judge.drawn[seed][label]) for label, seed in wanted]
-    steps = [finetune.num_steps(s, size, prepared.size("train")) for size in sizes]
+    steps = [label_training.num_steps(s, size, prepared.size("train")) for size in sizes]
     what = "from scratch" if fresh else "fine-tuned"
     with progress.Progress(
         sum(steps) * len(s.learning_rates), f"{group[0]} {what}, {labels.name}, {group[1]}", "step"
     ) as bar:
         for label, seed in wanted:
-            done = finetune.train(
+            done = label_training.train(
                 network, prepared, task, judge.drawn[seed][label], s, seed, bar, setting.config.evaluate.score_split
             )
             yield [
@@ -414,7 +412,7 @@ def _segment_cells(
 ) -> Iterator[list[cells_lib.Cell]]:
     setting, labels = judge.setting, judge.labels
     s = setting.config.evaluate.segmentation
-    trainer = segment.Trainer(
+    trainer = segmentation.Trainer(
         source.encoder, setting.prepared, labels.feature, source.shown, len(labels.classes),
         group[3].removeprefix("segment_"), s,
     )  # fmt: skip

@@ -239,10 +239,10 @@ def test_records_unlike_the_first_are_read_all_the_same(tmp_path):
     writer.close()
     assert json.loads((tmp_path / "dataset_info.json").read_text())["splits"][0]["shardLengths"] == ["6"]
     prepared = store.PreparedSet(tmp_path)
-    for order in ([0, 1, 2, 3, 4, 5], [3, 0, 4, 1], [4, 5, 3, 3]):
-        read = prepared.read("train", order, ["s2", "s1"])
+    for indices in ([0, 1, 2, 3, 4, 5], [3, 0, 4, 1], [4, 5, 3, 3]):
+        read = prepared.read("train", indices, ["s2", "s1"])
         for key, values in expected.items():
-            assert (read[key] == np.stack([values[i] for i in order])).all()
+            assert (read[key] == np.stack([values[i] for i in indices])).all()
 
 
 def test_groups_of_bands_are_modalities_with_their_own_bands_and_statistics(simulated):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from fusionx_jax.evaluate.evaluators import knn
+from fusionx_jax.evaluate.numerics import knn
 
 
 @pytest.mark.parametrize("k", [1, 7, 500])

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from fusionx_jax.errors import InputError
-from fusionx_jax.evaluate import measure
-from fusionx_jax.evaluate.evaluators import finetune
+from fusionx_jax.evaluate import label_training, measure
 from fusionx_jax.models import build
 
 
@@ -18,7 +17,7 @@ def params(trained, simulated):
 
 
 def test_rates_fall_from_block_to_block_and_the_head_keeps_its_own(params):
-    scales = finetune.rate_scales(params, 0.5, -1)
+    scales = label_training.rate_scales(params, 0.5, -1)
     assert scales["head"]["kernel"] == 1.0
     encoder = scales["encoder"]
     assert encoder["blocks"]["scan"]["mlp"]["up"]["kernel"].ravel().tolist() == [0.5]  # one joint block
@@ -29,11 +28,11 @@ def test_rates_fall_from_block_to_block_and_the_head_keeps_its_own(params):
 
 
 def test_only_the_last_blocks_are_trained_when_asked(params):
-    encoder = finetune.rate_scales(params, 1.0, 3)["encoder"]
+    encoder = label_training.rate_scales(params, 1.0, 3)["encoder"]
     assert encoder["own_s1"]["scan"]["mlp"]["up"]["kernel"].ravel().tolist() == [0, 0, 1]
     assert encoder["embed_s1"]["modality"] == 0
     assert encoder["fusion_mlp"]["up"]["kernel"] == encoder["norm"]["scale"] == 1
-    none = finetune.rate_scales(params, 1.0, 0)
+    none = label_training.rate_scales(params, 1.0, 0)
     assert all((x == 0).all() for x in jax.tree.leaves(none["encoder"]))
 
 
