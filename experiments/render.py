@@ -181,7 +181,7 @@ def jobset(job: Job) -> str:
                 "replicas": 1,
                 "template": {
                     "spec": {
-                        "completions": pods, "parallelizm": pods, "completionMode": "Indexed", "backoffLimit": 0,
+                        "completions": pods, "parallelism": pods, "completionMode": "Indexed", "backoffLimit": 0,
                         "template": {"spec": pod},
                     }
                 },

@@ -183,7 +183,7 @@ class LibraryShard:
         from array_record.python import array_record_module
 
         if "reader" not in self._local.__dict__:
-            options = "readahead_buffer_size:0,max_parallelizm:0"
+            options = "readahead_buffer_size:0,max_parallelism:0"
             try:
                 self._local.reader = array_record_module.ArrayRecordReader(self._path, options)
             except RuntimeError as error:

@@ -70,7 +70,7 @@ def test_a_jobset_finds_its_coordinator_and_asks_for_all_chips():
     document = yaml.safe_load(rendered()["jobset.yaml"])
     first = document["spec"]["replicatedJobs"][0]["template"]["spec"]
     container = first["template"]["spec"]["containers"][0]
-    assert first["completions"] == first["parallelizm"] == 2
+    assert first["completions"] == first["parallelism"] == 2
     # Pods are called <jobset>-<replicated job>-<job index>-<pod index>, in the jobset's own subdomain.
     assert "--coordinator=fusionx-ssl4eo-w0-0-0.fusionx-ssl4eo:12421" in container["command"]
     assert container["resources"]["limits"] == {"cpu": "32", "nvidia.com/gpu": "8"}
