@@ -73,7 +73,7 @@ def get_config(options: str = "") -> ConfigDict:
 
 
 def evaluation() -> ConfigDict:
-    """How representations are judged; the same for every method and floor."""
+    """How representations are judged; the same for every method and baseline."""
     e = ConfigDict()
     e.tasks = ("multi", "single")  # tasks of the prepared set's contract; those it lacks are passed over
     # linear_probe, linear_probe_each (on the features of all sensors together and of each alone, side by side), knn,
@@ -93,7 +93,7 @@ def evaluation() -> ConfigDict:
     e.selection = ("cv",)  # choose it by "cv" inside the labels; "validation" uses the whole val split
     e.cv_folds = 5
     e.bootstrap = 1000  # resamples for intervals
-    e.floors = ("untrained", "band_statistics", "supervised")
+    e.baselines = ("untrained", "band_statistics", "supervised")
     e.statistics = "checkpoint"  # normalize by the "checkpoint"'s statistics or the "dataset"'s
     e.subset_dir = ""  # reuse label subsets (id files) from here
 

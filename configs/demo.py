@@ -30,7 +30,7 @@ def get_config(options: str = "") -> ConfigDict:
     c.evaluate.bootstrap = 200
     c.evaluate.batch_size = 64
     c.evaluate.regularization = (1e-3, 5e-3, 0.025, 0.125, 0.625, 3.0)
-    # The slow floor is cut down here, and says so.
+    # The slow baseline is cut down here.
     c.evaluate.supervised.tasks = ("multi",)
     c.evaluate.supervised.seeds = 1
     c.evaluate.supervised.batch_size = 16

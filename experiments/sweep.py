@@ -51,8 +51,8 @@ def load(base: str, method: str, overrides: Sequence[str]) -> ConfigDict:
         if from_scratch:  # and its evaluators for networks that have features without labels
             c.evaluate.evaluators = ("scratch",)
         c.method = method
-        # The floors are methods of the sweep; band statistics need no network and go with the untrained one.
-        c.evaluate.floors = ("band_statistics",) if name == "untrained" else ()
+        # The baselines are methods of the sweep; band statistics need no network and go with the untrained one.
+        c.evaluate.baselines = ("band_statistics",) if name == "untrained" else ()
     return c
 
 
@@ -60,8 +60,8 @@ def one(base: str, method: str, seed: int, workdir: str, dataset: str, overrides
     """Pretrains one method with one seed and measures its cells, as far as either is missing."""
     c = load(base, method, overrides)
     c.seed, c.dataset = seed, dataset
-    if seed:  # floors without pretraining and networks without one have label subsets for seeds
-        c.evaluate.floors = ()
+    if seed:  # baselines without pretraining and networks without one have label subsets for seeds
+        c.evaluate.baselines = ()
         c.evaluate.evaluators = tuple(x for x in c.evaluate.evaluators if x != "scratch")
     place = compare.place(workdir, method, seed)
     status = pretrain.run(c, place)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 COMMANDS = {
     "pretrain": ("fusionx_jax.commands.pretrain", "learn a representation from a prepared set, without labels"),
-    "evaluate": ("fusionx_jax.commands.evaluate", "judge it where labels are few, beside the floors"),
+    "evaluate": ("fusionx_jax.commands.evaluate", "judge it where labels are few, beside baselines"),
     "report": ("fusionx_jax.commands.report", "make tables, figures and one HTML page of a workdir"),
     "inspect": ("fusionx_jax.commands.survey", "show what prepared sets hold, and what looks wrong"),
     "export": ("fusionx_jax.commands.export", "write a trained encoder for others: Orbax, safetensors, StableHLO"),

@@ -145,7 +145,7 @@ def make_optimizer(config: ConfigDict) -> tuple[optax.GradientTransformation, op
             f"{o.learning_rate} and optimizer.clip_norm {o.clip_norm}; steps and rates must be positive."
         )
     peak = o.learning_rate * config.batch_size / 256
-    steps = max(config.num_steps, 1)  # none at all: an untrained network, the floor that every table needs
+    steps = max(config.num_steps, 1)  # none at all: an untrained network, the baseline that every table needs
     warmup = min(o.warmup_steps, steps - 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, peak * o.final_fraction)
     return (

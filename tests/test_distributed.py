@@ -98,7 +98,7 @@ def test_two_processes_encode_every_tile_once(trained, simulated, tmp_path):
             "evaluate",
             f"--workdir={workdir}",
             f"--dataset={simulated}",
-            "--config.evaluate.floors=('untrained',)",
+            "--config.evaluate.baselines=('untrained',)",
         ]
         finish(start_command(command, processes))
         rows[processes] = rows_lib.read(str(workdir / "results.csv"))

@@ -1,4 +1,4 @@
-"""The floor every table needs: FusionX-Net's encoder as it is initialized, frozen.
+"""The baseline of every table: FusionX-Net's encoder as it is initialized, frozen.
 
 Run: `fusionx pretrain --config=configs/methods/untrained.py:BASE --workdir=W --config.dataset=DIR` (no step is taken).
 """

@@ -10,7 +10,7 @@ from fusionx_jax import arguments
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fusionx evaluate",
-        description="Judges a representation over label fractions and seeds, beside the floors: linear probes, and "
+        description="Judges a representation over label fractions and seeds, beside baselines: linear probes, and "
         "what evaluate.evaluators names.",
         epilog="Values of the run's config are overridden with --config.KEY=VALUE, e.g. --config.evaluate.seeds=3.",
     )

@@ -1,6 +1,6 @@
-"""`fusionx evaluate`: what a representation is worth where labels are few, beside the floors that anyone could have.
+"""`fusionx evaluate`: what a representation is worth where labels are few, beside baselines.
 
-Frozen features of the training split feed linear probes over label fractions and seeds; the floors (the same encoder
+Frozen features of the training split feed linear probes over label fractions and seeds; the baselines (the same encoder
 untrained, per-band statistics, the same network trained from scratch on the labels) go through the same subsets,
 strengths and metrics. The test split is read once per reported number.
 """
@@ -29,7 +29,7 @@ from fusionx_jax.evaluate.numerics import knn, logistic, metrics, ridge
 from fusionx_jax.models import baselines, build
 from fusionx_jax.prepared import remote, sets
 
-FLOORS = ("untrained", "band_statistics", "supervised")
+BASELINES = ("untrained", "band_statistics", "supervised")
 MAIN_METRICS = {"multi": "macro_map", "single": "top1", "pixel": "miou"}  # by kind of task
 SETTINGS_FILE = "evaluation.json"
 
@@ -377,8 +377,8 @@ def _trained_cells(
     if not prepared.contract.splits.get("val"):
         raise InputError(
             "Training on labels chooses its step on the val split, and the set has none; leave 'supervised' out of "
-            "--config.evaluate.floors and 'finetune' and 'scratch' out of --config.evaluate.evaluators, or prepare a "
-            "val split."
+            "--config.evaluate.baselines and 'finetune' and 'scratch' out of --config.evaluate.evaluators, or prepare "
+            "a val split."
         )
     encoder = source.encoder
     start = (lambda seed: build.init_params(encoder.model, jax.random.key(seed))) if fresh else lambda _: encoder.params
@@ -462,7 +462,7 @@ _ASKED = tuple(name for name in EVALUATORS if name != "linear_probe_validation")
 
 
 def sources(setting: Setting, shown: str, zeros: tuple[str, ...], together: bool = False) -> dict[str, Source]:
-    """The checkpoint's method and the floors asked for, with only the modalities of `shown`; the others are left out
+    """The checkpoint's method and the baselines asked for, with only the modalities of `shown`; the others are left out
     of the token sequence, or filled with zeros where `zeros` names them. `together`: see `features.extract`."""
     e = setting.config.evaluate
     cache = os.path.join(setting.workdir, "features")
@@ -494,11 +494,11 @@ def sources(setting: Setting, shown: str, zeros: tuple[str, ...], together: bool
 
     out = {}
     for method, encoder in encoders(setting).items():
-        if method == setting.method or method in e.floors:
+        if method == setting.method or method in e.baselines:
             out[method] = of_encoder(method, dataclasses.replace(encoder, zeros=zeros))
-    if "supervised" in e.floors:
+    if "supervised" in e.baselines:
         out["supervised"] = Source(lambda _: np.zeros(0), out[setting.method].encoder, tuple(names), remark)
-    if "band_statistics" in e.floors:
+    if "band_statistics" in e.baselines:
         own = out[setting.method].encoder
         plain = dataclasses.replace(own, model=baselines.PatchStatistics(own.model.config), params={}, zeros=())
         statistics = functools.cache(lambda split: features.band_statistics(setting.prepared, split, names))
@@ -572,7 +572,7 @@ def plan(setting: Setting, judges: Sequence[Judge]) -> list[Work]:
                     asked += [{"cv": "linear_probe", "validation": "linear_probe_validation"}[s] for s in e.selection]
                 else:
                     asked.append(evaluator)
-            methods = [setting.method, *(f for f in e.floors if f != "supervised")]
+            methods = [setting.method, *(b for b in e.baselines if b != "supervised")]
             groups = [(m, called, task, x) for x in asked if kind in EVALUATORS[x][0] for m in methods]
             if zeros and known_otherwise:
                 groups = [g for g in groups if g[0] != "band_statistics"]
@@ -582,7 +582,7 @@ def plan(setting: Setting, judges: Sequence[Judge]) -> list[Work]:
             groups = [g for g in groups if g[3] != EACH or ("+" in shown and not zeros and g[0] != "band_statistics")]
             groups = [g for g in groups if not (g[0] == "band_statistics" and g[3] in trained)]
             if (
-                "supervised" in e.floors
+                "supervised" in e.baselines
                 and shown == shown_with[0][0]
                 and task in e.supervised.tasks
                 and kind in _SCENES
@@ -602,9 +602,9 @@ def check(config: ConfigDict, prepared: sets.Readable | None = None) -> None:
     for key, known in _CHOICES.items():
         if e[key] not in known:
             raise InputError(f"evaluate.{key} is {e[key]!r}; it must be one of {', '.join(known)}.")
-    unknown = [f for f in e.floors if f not in FLOORS]
+    unknown = [b for b in e.baselines if b not in BASELINES]
     if unknown:
-        raise InputError(f"evaluate.floors holds {', '.join(unknown)}; it may hold {', '.join(FLOORS)}.")
+        raise InputError(f"evaluate.baselines holds {', '.join(unknown)}; it may hold {', '.join(BASELINES)}.")
     unknown = [x for x in e.evaluators if x not in _ASKED]
     if unknown:
         raise InputError(f"evaluate.evaluators holds {', '.join(unknown)}; it may hold {', '.join(_ASKED)}.")
@@ -665,7 +665,7 @@ _OWN |= {"segment_linear": "segmentation", "segment_decoder": "segmentation"}
 
 def shared_settings(config: ConfigDict) -> dict[str, Any]:
     """The settings that touch every cell's numbers; what only says which cells there are is not among them."""
-    free = ("evaluators", "floors", "modalities", "tasks", "single_sensor_tasks", "seeds", "shots", "zero_fill")
+    free = ("evaluators", "baselines", "modalities", "tasks", "single_sensor_tasks", "seeds", "shots", "zero_fill")
     free += ("selection", *_OWN.values())
     return {k: v for k, v in config_lib.to_json(config)["evaluate"].items() if k not in free}
 

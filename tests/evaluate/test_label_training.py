@@ -42,6 +42,6 @@ def test_options_out_of_range_are_refused(trained, simulated, tmp_path):
             measure.prepare_setting(
                 trained, simulated,
                 ["--config.evaluate.evaluators=('finetune',)", "--config.evaluate.finetune.layer_decay=0.0",
-                 "--config.evaluate.floors=()"],
+                 "--config.evaluate.baselines=()"],
             )
         )  # fmt: skip

@@ -23,10 +23,10 @@ def evaluated(trained, simulated, tmp_path_factory):
 
 def test_rows_cover_methods_fractions_seeds_metrics_and_modalities(evaluated):
     rows = rows_lib.read(evaluated / rows_lib.FILE_NAME)
-    assert {r.method for r in rows} == {"fusionx", *measure.FLOORS}
+    assert {r.method for r in rows} == {"fusionx", *measure.BASELINES}
     assert {r.modalities for r in rows if r.method == "fusionx"} == {"s1+s2", "s1"}
     assert {r.label_fraction for r in rows} == {0.05, 0.5, 1.0}
-    for method in ("fusionx", *measure.FLOORS):
+    for method in ("fusionx", *measure.BASELINES):
         named = {r.metric for r in rows if r.method == method and "/" not in r.metric}
         single = set() if method == "supervised" else {"top1", "balanced_accuracy"}
         assert named == single | {"macro_map", "micro_map", "macro_f1", "micro_f1"}
@@ -40,7 +40,7 @@ def test_rows_cover_methods_fractions_seeds_metrics_and_modalities(evaluated):
 ONLY_PROBES = (
     "--config.evaluate.tasks=('multi',)",
     "--config.evaluate.modalities=('s1',)",
-    "--config.evaluate.floors=()",
+    "--config.evaluate.baselines=()",
 )
 
 
@@ -134,7 +134,7 @@ def test_data_that_do_not_match_the_weights_are_refused(trained, simulated, tmp_
         ("--config.evaluate.pooling=sum", "mean, mean_std, class"),
         ("--config.evaluate.tasks=('depth',)", "no task of depth"),
         ("--config.evaluate.modalities=('s9',)", "the network reads s1, s2"),
-        ("--config.evaluate.floors=('magic',)", "magic"),
+        ("--config.evaluate.baselines=('magic',)", "magic"),
         ("--config.evaluate.selection=('luck',)", "luck"),
         ("--config.label_fractions=(2.0,)", "fractions lie above 0"),
         ("--config.evaluate.subset_dir=/nonexistent", "no such folder"),
@@ -151,7 +151,7 @@ def test_data_that_do_not_match_the_weights_are_refused(trained, simulated, tmp_
 def test_settings_that_make_no_sense_are_refused(trained, simulated, tmp_path, override, words):
     workdir = tmp_path / "w"
     shutil.copytree(trained, workdir)
-    cheap = ["--config.evaluate.floors=()"] if "floors" not in override else []
+    cheap = ["--config.evaluate.baselines=()"] if "baselines" not in override else []
     cheap += ["--config.evaluate.evaluators=('knn',)"] if "knn" in override else []
     dataset, override = ("", []) if override == "dataset=" else (simulated, [override])
     with pytest.raises(InputError, match=words):
@@ -169,7 +169,7 @@ def test_every_evaluator_gives_rows_of_its_own_metrics(evaluated, simulated, tmp
     workdir = shutil.copytree(evaluated, tmp_path / "w", ignore=shutil.ignore_patterns("cells"))
     quick = [f"--config.evaluate.finetune.{k}" for k in ("num_steps=3", "min_steps=2", "eval_every=2", "seeds=1")]
     settings = [
-        "--config.evaluate.tasks=('single', 'pixel')", "--config.evaluate.floors=('band_statistics',)",
+        "--config.evaluate.tasks=('single', 'pixel')", "--config.evaluate.baselines=('band_statistics',)",
         "--config.evaluate.evaluators=('knn', 'finetune', 'segment_linear', 'segment_decoder', 'ridge_cover')",
         "--config.label_fractions=(0.5,)", "--config.evaluate.shots=(2,)", "--config.evaluate.seeds=1",
         "--config.evaluate.modalities=('s1+s2',)", "--config.evaluate.segmentation.num_steps=3", *quick,
@@ -204,7 +204,7 @@ def test_a_probe_can_read_every_sensor_alone_beside_all_together(evaluated, simu
     monkeypatch.setattr(features, "standardize", lambda train, *x: read.update(train=train) or standardize(train, *x))
     setting = measure.prepare_setting(
         workdir, simulated, [*ONLY_PROBES, "--config.evaluate.evaluators=('linear_probe_each',)",
-                             "--config.evaluate.floors=('band_statistics',)",
+                             "--config.evaluate.baselines=('band_statistics',)",
                              "--config.evaluate.modalities=('s1+s2', 's1')"],
     )  # fmt: skip
     found = measure.measure(setting)
