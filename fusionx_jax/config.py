@@ -71,7 +71,12 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 def weight_settings(config: ConfigDict) -> dict[str, Any]:
     """The settings that determine a run's weights: all but `FREE_SETTINGS`, as plain JSON values."""
-    return {key: value for key, value in to_json(config).items() if key not in FREE_SETTINGS}
+    return without_free_settings(to_json(config))
+
+
+def without_free_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as JSON without `FREE_SETTINGS`."""
+    return {key: value for key, value in raw.items() if key not in FREE_SETTINGS}
 
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:

@@ -99,7 +99,7 @@ def leave() -> None:
     jax.distributed.shutdown()
 
 
-def asked_to_stop(step: int) -> bool:
+def stops_after(step: int) -> bool:
     """Whether every process is to stop after `step`, because one of them was sent SIGTERM.
 
     Processes take steps at slightly different times; the coordinator picks a step that all reach.

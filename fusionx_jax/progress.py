@@ -1,8 +1,10 @@
 """Progress of long loops: done/total, rate and time left, as a bar on a terminal and as plain lines in a log."""
 
+import contextlib
 import logging
 import sys
 import time
+from collections.abc import Iterator
 
 from tqdm import tqdm
 
@@ -59,13 +61,18 @@ class Progress:
         )
 
 
-def log_to_file(path: str) -> logging.Handler:
-    """Adds a log file that receives every line, progress included."""
+@contextlib.contextmanager
+def logging_to(path: str) -> Iterator[None]:
+    """Writes every line of the log, progress included, to a file as well."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.setLevel(logging.DEBUG)
     logger.addHandler(handler)
-    return handler
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def setup_logging() -> None:

@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from fusionx_jax import checkpoint, contract, pretrain
+from fusionx_jax import checkpoint, contract
 from fusionx_jax.errors import InputError
 from fusionx_jax.models import build
+from fusionx_jax.training.optimizer import make_optimizer
 from tests.helpers import EARLY, TINY, run_script
 
 
@@ -24,7 +25,7 @@ def test_parameters_load_without_the_optimizer_and_equal_a_full_restore(trained,
     model = build.make_model(tiny_config, saved.contract.modalities)
     shapes = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
     params = checkpoint.load_params(saved, shapes)
-    optimizer, _ = pretrain.make_optimizer(tiny_config)
+    optimizer, _ = make_optimizer(tiny_config)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     state = jax.eval_shape(
         lambda: {

@@ -79,22 +79,27 @@ def test_train_step_evaluation_and_report_run_without_tensorflow(tmp_path, train
     script = NO_TENSORFLOW + """
 import sys
 import jax, jax.numpy as jnp
-from fusionx_jax import config, pretrain, preprocess, tiles
+from fusionx_jax import config, preprocess
 from fusionx_jax.models import build
+from fusionx_jax.prepared import sets
+from fusionx_jax.training.metric_log import MetricLog
+from fusionx_jax.training.objective import make_objective
+from fusionx_jax.training.optimizer import make_optimizer
+from fusionx_jax.training.state import fresh_state
+from fusionx_jax.training.step import train_step
 workdir, dataset = sys.argv[1:3]
 c = config.override(config.load_file("configs/demo.py"), sys.argv[3:])
-prepared = tiles.PreparedSet(dataset)
+prepared = sets.open_sets(dataset)
 mods = prepared.contract.modalities
 model = build.make_model(c, mods)
-objective = pretrain.make_objective(c, model, preprocess.make_normalizer(mods, mods))
-optimizer, schedule = pretrain.make_optimizer(c)
-params = build.init_params(model, jax.random.key(0))
-state = {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+objective = make_objective(c, model, preprocess.make_normalizer(mods, mods))
+optimizer, schedule = make_optimizer(c)
+state = fresh_state(model, optimizer, 0)
 wire = {k: jnp.asarray(v) for k, v in prepared.read("train", list(range(4)), ["s1", "s2"]).items()}
-step = jax.jit(lambda s, b: pretrain.train_step(s, b, objective=objective, optimizer=optimizer, schedule=schedule, seed=0))
+step = jax.jit(lambda s, b: train_step(s, b, objective=objective, optimizer=optimizer, schedule=schedule, seed=0))
 state, metrics = step(state, wire)
 assert jnp.isfinite(metrics["loss"]) and int(state["step"]) == 1
-pretrain.MetricLog(workdir, 0).write(1, {"loss": 1.0, "pairs_per_s": 1.0, "input_wait_share": 0.0})
+MetricLog(workdir, 0).write(1, {"loss": 1.0, "pairs_per_s": 1.0, "input_wait_share": 0.0})
 from fusionx_jax.__main__ import main
 assert main(["evaluate", f"--workdir={workdir}", f"--dataset={dataset}", "--config.evaluate.tasks=('multi',)", "--config.evaluate.modalities=('s1+s2',)"]) == 0
 assert main(["report", f"--workdir={workdir}"]) == 0

@@ -120,7 +120,7 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step_and_the_run_goes_o
         time.sleep(0.1)
     started[1].send_signal(signal.SIGTERM)
     said = finish(started, 143)
-    assert all("Stopped by" in s and "run the same command to go on" in s for s in said)
+    assert all("Stopped by" in s and "run the same command to resume" in s for s in said)
     step = checkpoint.find(str(tmp_path / "w")).step
     assert 3 <= step < 400
     assert len(losses(tmp_path / "w")) <= step

@@ -9,9 +9,12 @@ import pytest
 
 from experiments import sweep
 from fusionx_jax import contract as contract_lib
-from fusionx_jax import modalities, preprocess, pretrain
+from fusionx_jax import modalities, preprocess
 from fusionx_jax.evaluate import measure
 from fusionx_jax.models import build
+from fusionx_jax.training.objective import make_objective
+from fusionx_jax.training.optimizer import make_optimizer
+from fusionx_jax.training.step import train_step
 
 SETS = {
     "bigearthnet_mm": (modalities.SENTINEL1_GRD, modalities.SENTINEL2_L2A, 120),
@@ -36,9 +39,9 @@ def _step(c, data):
     model = build.make_model(c, data)
     shown = {m: data[m] for m in c.modalities}
     normalizer = preprocess.make_normalizer(shown, shown, c.augment.crop, c.model.patch_size)
-    optimizer, schedule = pretrain.make_optimizer(c)
+    optimizer, schedule = make_optimizer(c)
     step = functools.partial(
-        pretrain.train_step, objective=pretrain.make_objective(c, model, normalizer), optimizer=optimizer,
+        train_step, objective=make_objective(c, model, normalizer), optimizer=optimizer,
         schedule=schedule, seed=0,
     )  # fmt: skip
 

@@ -17,6 +17,9 @@ from fusionx_jax import checkpoint, config, files, preprocess, pretrain
 from fusionx_jax.errors import InputError, RunError
 from fusionx_jax.models import build
 from fusionx_jax.prepared import sets
+from fusionx_jax.training import step
+from fusionx_jax.training.objective import make_objective
+from fusionx_jax.training.optimizer import make_optimizer
 from tests.helpers import EARLY, ROOT, TINY, assert_clear, run_cli, small_disk
 
 
@@ -98,14 +101,14 @@ def test_what_does_not_touch_the_numbers_may_change(trained, tiny_config):
 
 
 def test_divergence_stops_with_a_sentence_and_keeps_the_last_good_checkpoint(tiny_config, tmp_path, monkeypatch):
-    step = pretrain.train_step
+    train_step = step.train_step
 
     def poisoned(state, wire, **fixed):
-        state, metrics = step(state, wire, **fixed)
+        state, metrics = train_step(state, wire, **fixed)
         bad = state["step"] >= 5
         return state, metrics | {"loss": jnp.where(bad, jnp.nan, metrics["loss"])}
 
-    monkeypatch.setattr(pretrain, "train_step", poisoned)
+    monkeypatch.setattr(step, "train_step", poisoned)
     with pytest.raises(RunError, match=r"diverged at step 5: loss nan.*checkpoint of step 4 is kept"):
         pretrain.run(tiny_config, str(tmp_path))
     assert checkpoint.find(str(tmp_path)).step == 4
@@ -169,7 +172,7 @@ def test_starting_from_other_weights_keeps_their_statistics_unless_told(trained,
 
 
 def test_optimizer_equals_optax_parts_and_decays_kernels_only(tiny_config):
-    optimizer, schedule = pretrain.make_optimizer(tiny_config)
+    optimizer, schedule = make_optimizer(tiny_config)
     params = {"layer": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones((2,))}}
     state = optimizer.init(params)
     zero = jax.tree.map(jnp.zeros_like, params)
@@ -298,11 +301,11 @@ def test_gradients_of_parts_are_the_mean_over_interleaved_parts(tiny_config, sim
     prepared = sets.open_sets(simulated)
     modalities = prepared.contract.modalities
     model = build.make_model(c, modalities)
-    objective = pretrain.make_objective(c, model, preprocess.make_normalizer(modalities, modalities))
+    objective = make_objective(c, model, preprocess.make_normalizer(modalities, modalities))
     params = build.init_params(model, jax.random.key(0))
     wire = {m: jnp.asarray(x) for m, x in prepared.read("train", np.arange(8), ["s1", "s2"]).items()}
     key = jax.random.key(3)
-    found, metrics = jax.jit(lambda p, w: pretrain.mean_gradients(objective, p, w, key, 2))(params, wire)
+    found, metrics = jax.jit(lambda p, w: step.mean_gradients(objective, p, w, key, 2))(params, wire)
     one = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
     parts = [one(params, {m: x[i::2] for m, x in wire.items()}, jax.random.fold_in(key, i)) for i in (0, 1)]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, parts[0][1], parts[1][1])
@@ -314,7 +317,7 @@ def test_a_batch_that_is_accumulated_runs_and_must_divide(tiny_config, tmp_path,
     caplog.set_level("INFO", "fusionx")
     c = config.override(tiny_config, (*EARLY, "--config.optimizer.accumulate=4", "--config.num_steps=2"))
     assert pretrain.run(c, str(tmp_path / "a")) == 0
-    assert "training stood still for" in caplog.text
+    assert "training paused for" in caplog.text
     c.optimizer.accumulate = 3
     with pytest.raises(InputError, match="multiple of the 1 device.* times the 3 parts"):
         pretrain.run(c, str(tmp_path / "b"))

@@ -17,12 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from fusionx_jax import chips, masking, pretrain, progress, sharding
+from fusionx_jax import chips, masking, progress, sharding
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import Contract, assumed
 from fusionx_jax.errors import InputError
 from fusionx_jax.models import build
 from fusionx_jax.prepared import pipeline, sets
+from fusionx_jax.training.flops import useful_flops_per_pair
+from fusionx_jax.training.objective import Objective, first_objective
+from fusionx_jax.training.optimizer import make_optimizer
+from fusionx_jax.training.state import abstract_batch, fresh_state
+from fusionx_jax.training.step import jit_step
 
 _PROFILED_STEPS = 10
 Rates = Callable[[Mapping[str, Callable[[], float]], int], dict[str, float]]
@@ -62,27 +67,27 @@ def _measure(config, contract, dataset, peer, rounds, seconds, profile, rates) -
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch(config.batch_size, mesh, config.optimizer.get("accumulate", 1))
     model = build.make_model(config, contract.modalities)
-    objective = pretrain.own_objective(config, model, contract)
-    optimizer, schedule = pretrain.make_optimizer(config)
-    fresh = functools.partial(pretrain.fresh_state, model, optimizer, config.seed)
+    objective = first_objective(config, model, contract)
+    optimizer, schedule = make_optimizer(config)
+    fresh = functools.partial(fresh_state, model, optimizer, config.seed)
     layout = sharding.state_shardings(jax.eval_shape(fresh), mesh)
     spread = sharding.batch_sharding(mesh)
     host = functools.partial(host_batches, config, contract, dataset)
     with jax.set_mesh(mesh):
         state = jax.jit(fresh, out_shardings=layout)()
-        program = pretrain.jit_step(config, objective, optimizer, schedule, layout, mesh)
+        program = jit_step(config, objective, optimizer, schedule, layout, mesh)
         contestants = {}
         if peer:  # before the first step: it starts from the same parameters, which the step donates
             twin = torch_twin(config, contract, objective, state["params"])
             contestants["torch"] = _torch_turn(twin, host(), config.batch_size, seconds)
         began = time.perf_counter()
-        compiled = program.lower(state, pretrain.abstract_batch(config, contract)).compile()
+        compiled = program.lower(state, abstract_batch(config, contract)).compile()
         compile_s = time.perf_counter() - began
         ours = _Ours(compiled, state, pipeline.DeviceBatches(host(), spread), config.batch_size, seconds)
         contestants = {"ours": ours, "matmul": _matmul_turn(config.model.dtype, mesh.size, seconds), **contestants}
         measured = rates(contestants, rounds)
         rows = profile.record(profile, compiled.as_text(), ours.steps, _PROFILED_STEPS) if profile else []
-    per_pair = pretrain.useful_flops_per_pair(config, contract)
+    per_pair = useful_flops_per_pair(config, contract)
     speed = measured["ours"] * per_pair
     chip = chips.find(jax.devices()[0].device_kind)
     out = {
@@ -152,7 +157,7 @@ def _matmul_turn(dtype: str, devices: int, seconds: float) -> Callable[[], float
     return turn
 
 
-def torch_twin(config: ConfigDict, contract: Contract, objective: pretrain.Objective, params: Any) -> Any:
+def torch_twin(config: ConfigDict, contract: Contract, objective: Objective, params: Any) -> Any:
     """The PyTorch twin of our train step, with the same parameters.
 
     Raises:
@@ -214,7 +219,7 @@ def host_batches(config: ConfigDict, contract: Contract, dataset: str) -> Iterat
             start_step=0, stop_step=1 << 40,
         )  # fmt: skip
     rng = np.random.default_rng(0)
-    shapes = pretrain.abstract_batch(config, contract)
+    shapes = abstract_batch(config, contract)
     some = [{m: rng.integers(0, 10_000, x.shape, np.uint16) for m, x in shapes.items()} for _ in range(4)]
     return itertools.cycle(some)
 

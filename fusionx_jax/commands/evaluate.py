@@ -34,12 +34,8 @@ def main(argv: list[str]) -> int:
         # Fitting probes is one process's work, of a process that never was part of a job: it finds the features there.
         again = ["evaluate", f"--workdir={args.workdir}", f"--dataset={args.dataset}", *overrides]
         os.execv(sys.executable, [sys.executable, "-m", "fusionx_jax", *again])
-    handler = progress.log_to_file(os.path.join(args.workdir, "evaluate.log"))
-    try:
+    with progress.logging_to(os.path.join(args.workdir, "evaluate.log")):
         path = measure.evaluate(setting)
-    finally:
-        progress.logger.removeHandler(handler)
-        handler.close()
     contract = setting.prepared.contract
     print(f"{contract.title}:")
     print(measure.summary(rows_lib.select(rows_lib.read(path), dataset=contract.name)))

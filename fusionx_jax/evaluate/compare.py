@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionx_jax import config as config_lib
-from fusionx_jax import files, pretrain
+from fusionx_jax import files
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate import cells as cells_lib
 from fusionx_jax.evaluate import features, measure
@@ -23,6 +23,7 @@ from fusionx_jax.evaluate import rows as rows_lib
 from fusionx_jax.evaluate.numerics import metrics
 from fusionx_jax.models import build
 from fusionx_jax.prepared import sets
+from fusionx_jax.training import flops
 
 SETTINGS_FILE = "sweep.json"
 MEMBER_FILE = "sweep_member.json"
@@ -75,7 +76,7 @@ def describe(setting: measure.Setting) -> dict[str, Any]:
         "cell_settings": measure.evaluator_settings(config),
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes)),
         "encoder_parameters": encoder,
-        "flops_per_pair": pretrain.flops_per_pair(config, setting.model, setting.saved.contract),
+        "flops_per_pair": flops.flops_per_pair(config, setting.model, setting.saved.contract),
         "pairs_per_s": _speed(setting.workdir),
         "num_steps": config.num_steps,
         "batch_size": config.batch_size,

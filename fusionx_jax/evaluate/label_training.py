@@ -19,10 +19,11 @@ import optax
 from ml_collections import ConfigDict
 
 from fusionx_jax import encoder as encoder_lib
-from fusionx_jax import preprocess, pretrain, progress
+from fusionx_jax import preprocess, progress
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate.numerics import metrics
 from fusionx_jax.prepared import order, sets
+from fusionx_jax.training.optimizer import decay_mask
 
 _MEETING = ("fusion", "first")  # modules of the block where sensors meet
 
@@ -85,7 +86,7 @@ def make_network(
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(),
-        optax.add_decayed_weights(settings.weight_decay, mask=pretrain.decay_mask),
+        optax.add_decayed_weights(settings.weight_decay, mask=decay_mask),
     )
     model = encoder.model.clone(config=dataclasses.replace(encoder.model.config, drop_path=settings.drop_path))
     own = dataclasses.replace(encoder, model=model)

@@ -36,27 +36,31 @@ def plan(
 
     import jax
 
-    from fusionx_jax import pretrain, sharding
+    from fusionx_jax import sharding
     from fusionx_jax.models import build, layers
     from fusionx_jax.plan import hlo
+    from fusionx_jax.training import flops as flops_lib
+    from fusionx_jax.training import step
+    from fusionx_jax.training.objective import first_objective
+    from fusionx_jax.training.optimizer import make_optimizer
+    from fusionx_jax.training.state import abstract_batch, fresh_state
 
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
     accumulate = config.optimizer.get("accumulate", 1)
     sharding.check_batch(config.batch_size, mesh, accumulate)
     model = build.make_model(config, contract.modalities)
-    objective = pretrain.own_objective(config, model, contract)
-    optimizer, schedule = pretrain.make_optimizer(config)
+    objective = first_objective(config, model, contract)
+    optimizer, schedule = make_optimizer(config)
 
-    shapes = jax.eval_shape(functools.partial(pretrain.fresh_state, model, optimizer, config.seed))
+    shapes = jax.eval_shape(functools.partial(fresh_state, model, optimizer, config.seed))
     layout = sharding.state_shardings(shapes, mesh)
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
     spread = sharding.batch_sharding(mesh)
     wire = {
-        m: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread)
-        for m, x in pretrain.abstract_batch(config, contract).items()
+        m: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread) for m, x in abstract_batch(config, contract).items()
     }
     began = time.perf_counter()
-    program = pretrain.jit_step(config, objective, optimizer, schedule, layout, mesh)
+    program = step.jit_step(config, objective, optimizer, schedule, layout, mesh)
     with jax.set_mesh(mesh), layers.unrolled(1):
         lowered = program.lower(state, wire)
     try:
@@ -68,9 +72,9 @@ def plan(
         return _of_less(config, contract, devices, chip, chips, hosts, between, input_rate, words)
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
-    flops = useful = pretrain.flops_per_pair(config, model, contract) * config.batch_size
+    flops = useful = flops_lib.flops_per_pair(config, model, contract) * config.batch_size
     if config.model.get("remat", "none") != "none":
-        useful = pretrain.useful_flops_per_pair(config, contract) * config.batch_size
+        useful = flops_lib.useful_flops_per_pair(config, contract) * config.batch_size
     moved = hlo.collectives(compiled.as_text(), sharding.AXES, [mesh.shape[a] for a in sharding.AXES])
 
     held = {part: _bytes_per_device(shapes[part], layout[part]) for part in ("params", "opt_state")}

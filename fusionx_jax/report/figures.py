@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fusionx_jax import contract as contract_lib
-from fusionx_jax import losses, masking, modalities, preprocess, pretrain
+from fusionx_jax import losses, masking, modalities, preprocess
 from fusionx_jax.evaluate import rows as rows_lib
 from fusionx_jax.models import layers
 from fusionx_jax.prepared import sets
 from fusionx_jax.report import look
+from fusionx_jax.training.objective import MaskedModel
 
 
 def label_efficiency(
@@ -122,9 +123,9 @@ def reconstructions(
     wire = prepared.read(split, index, names)
     p = model.config.patch_size
     out, masks, patches, valid = jax.jit(
-        lambda params, wire: pretrain.forward(
-            model, params, normalizer, wire, masking.strategy(strategy, options), ratios, jax.random.key(0)
-        )
+        lambda params, wire: MaskedModel(
+            model, normalizer, masking.strategy(strategy, options), ratios, views=None
+        ).forward(params, wire, jax.random.key(0))
     )(params, wire)
     figure, axes = plt.subplots(
         count, 3 * len(names), figsize=(1.55 * 3 * len(names), 1.6 * count + 0.4), squeeze=False

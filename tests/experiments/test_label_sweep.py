@@ -115,9 +115,9 @@ def test_costs_and_labels_needed_are_listed(compared):
 
 @pytest.mark.slow
 def test_a_second_time_nothing_is_trained_or_measured(compared, simulated, monkeypatch):
-    from fusionx_jax import pretrain
+    from fusionx_jax.training import step
 
-    monkeypatch.setattr(pretrain, "train_step", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(step, "train_step", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(measure.Judge, "cell", lambda *_: pytest.fail("measured again"))
     assert sweep.one(BASE, "fusionx", 0, compared, simulated, COMPARED) == 0
 

@@ -176,7 +176,7 @@ def test_a_killed_process_is_named_the_rest_end_and_the_same_command_goes_on(sim
         cwd=ROOT, capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert f"Going on from step {before}" in (workdir / "pretrain.log").read_text()
+    assert f"Resuming at step {before}" in (workdir / "pretrain.log").read_text()
     with open(workdir / "metrics.csv", newline="") as f:
         assert [int(r["step"]) for r in csv.DictReader(f)] == list(range(1, 81))
 

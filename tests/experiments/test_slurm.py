@@ -139,7 +139,7 @@ def test_a_job_requeued_halfway_ends_with_the_losses_of_one_that_ran_through(clu
     wait_for(lambda: any(p.name.isdigit() for p in cut.glob("checkpoints/*")), "a checkpoint")
     _ask(cluster, "scontrol", "requeue", number)
     wait_for(lambda: not _ask(cluster, "squeue", "--noheader", f"--jobs={number}", check=False).strip(), "the end")
-    assert "Going on from step" in (cut / "pretrain.log").read_text()
+    assert "Resuming at step" in (cut / "pretrain.log").read_text()
     assert _launch("local", whole, simulated, os.environ).returncode == 0
     assert len(_losses(cut)) == 60
     assert _losses(cut) == pytest.approx(_losses(whole), rel=1e-5)

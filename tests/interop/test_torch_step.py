@@ -7,11 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from fusionx_jax import config, pretrain
+from fusionx_jax import config
 from fusionx_jax.bench import train as bench_train
 from fusionx_jax.contract import assumed
 from fusionx_jax.errors import InputError
 from fusionx_jax.models import build
+from fusionx_jax.training.objective import first_objective
+from fusionx_jax.training.optimizer import make_optimizer
+from fusionx_jax.training.state import fresh_state
+from fusionx_jax.training.step import train_step
 from tests.helpers import EARLY, ROOT
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra [torch])")
@@ -24,7 +28,7 @@ def setting(*changes):
     c = config.override(c, [*(f"--config.{s}" for s in SHORT), *changes])
     contract = assumed(c.modalities, 32)
     model = build.make_model(c, contract.modalities)
-    return c, contract, pretrain.own_objective(c, model, contract)
+    return c, contract, first_objective(c, model, contract)
 
 
 @pytest.mark.parametrize("changes", [(), EARLY, ("--config.target=raw", "--config.model.cross_attention=none")])
@@ -32,13 +36,13 @@ def test_the_same_tiles_and_masks_give_the_same_losses_and_parameters(changes):
     from fusionx_jax.interop import twin
 
     c, contract, objective = setting(*changes)
-    optimizer, schedule = pretrain.make_optimizer(c)
-    state = pretrain.fresh_state(objective.model, optimizer, 0)
+    optimizer, schedule = make_optimizer(c)
+    state = fresh_state(objective.model, optimizer, 0)
     theirs = bench_train.torch_twin(c, contract, objective, state["params"])
     wire = next(bench_train.host_batches(c, contract, ""))
     images = theirs.standardized({m: torch.from_numpy(x) for m, x in wire.items()})
     step = jax.jit(
-        functools.partial(pretrain.train_step, objective=objective, optimizer=optimizer, schedule=schedule, seed=c.seed)
+        functools.partial(train_step, objective=objective, optimizer=optimizer, schedule=schedule, seed=c.seed)
     )
     for _ in range(3):
         mask_key = jax.random.split(jax.random.fold_in(jax.random.key(c.seed), state["step"]))[1]

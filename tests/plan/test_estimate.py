@@ -6,11 +6,13 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import sweep
-from fusionx_jax import config, pretrain
+from fusionx_jax import config
 from fusionx_jax.contract import assumed
 from fusionx_jax.errors import InputError, RunError
 from fusionx_jax.models import build, layers
 from fusionx_jax.plan import estimate, hlo
+from fusionx_jax.training import flops as flops_lib
+from fusionx_jax.training import step
 from tests.helpers import EARLY, ROOT, assert_clear, run_cli
 
 
@@ -21,7 +23,7 @@ def small(*changes):
 
 def flops(c):
     contract = assumed(c.modalities, 64)
-    return pretrain.flops_per_pair(c, build.make_model(c, contract.modalities), contract)
+    return flops_lib.flops_per_pair(c, build.make_model(c, contract.modalities), contract)
 
 
 def by_hand(tokens, width, mlp=4):
@@ -164,15 +166,15 @@ class _Refusing:
 def test_a_batch_that_the_compiler_refuses_is_planned_with_less_and_does_not_fit(monkeypatch):
     c = small()
     contract = assumed(c.modalities, 64, 10)
-    jit_step = pretrain.jit_step
-    monkeypatch.setattr(pretrain, "jit_step", lambda *a: _Refusing(jit_step(*a), 8))
+    jit_step = step.jit_step
+    monkeypatch.setattr(step, "jit_step", lambda *a: _Refusing(jit_step(*a), 8))
     found = estimate.plan(c, contract, jax.devices()[:1], estimate.CHIPS["v5e"], 1, 1)
     assert not found["fits"]
     assert found["refused_batch_sizes"] == [32, 16]
     assert found["batch_size"] == 8
     assert found["largest_batch_size"] >= 8
     assert "batch 32 DOES NOT FIT" in estimate.show({**found, "of": "it"}, 1.0)
-    monkeypatch.setattr(pretrain, "jit_step", lambda *a: _Refusing(jit_step(*a), 0))
+    monkeypatch.setattr(step, "jit_step", lambda *a: _Refusing(jit_step(*a), 0))
     with pytest.raises(RunError, match="Not even a batch of 1 fits"):
         estimate.plan(
             config.override(c, ["--config.batch_size=1"]), contract, jax.devices()[:1], estimate.CHIPS["v5e"], 1, 1
