@@ -35,7 +35,7 @@ class Encoder:
     out is compared with.
     """
 
-    model: Any  # one of build.FAMILIES
+    model: Any  # one of build.NETWORKS
     params: Any
     normalizer: preprocess.Normalizer
     zeros: tuple[str, ...] = ()

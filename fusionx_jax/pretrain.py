@@ -85,8 +85,11 @@ def make_experiment(config: ConfigDict) -> Experiment:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch(config.batch_size, mesh, config.optimizer.get("accumulate", 1))
     model = build.make_model(config, contract.modalities)
-    if config.num_steps and build.family(config) == "resnet":
-        raise InputError("model.family 'resnet' is trained on labels only; set num_steps to 0 and fine-tune it.")
+    if config.num_steps and not model.traits.pretrainable:
+        raise InputError(
+            f"model.family {config.model.family!r} has no pretraining objective, but num_steps is {config.num_steps}; "
+            "set num_steps to 0 and train it on labels."
+        )
     check_tiles(config, contract)
     normalizer = preprocess.make_normalizer(
         prepared.contract.modalities,

@@ -1,4 +1,4 @@
-"""Cross-modal InfoNCE with augmented views, no reconstruction; see `fusionx_jax.models.baselines.Contrastive`.
+"""Cross-modal InfoNCE with augmented views, no reconstruction; see `fusionx_jax.models.peers.Contrastive`.
 
 Run: `fusionx pretrain --config=configs/methods/contrastive.py:BASE --workdir=W --config.dataset=DIR`.
 """

@@ -1,4 +1,4 @@
-"""CROMA; see `fusionx_jax.models.baselines.Croma` for what differs from the paper.
+"""CROMA; see `fusionx_jax.models.peers.Croma` for what differs from the paper.
 
 Run: `fusionx pretrain --config=configs/methods/croma.py:BASE --workdir=W --config.dataset=DIR`.
 """

@@ -1,4 +1,4 @@
-"""MAE on the stacked channels of all sensors, like SatViT; see `fusionx_jax.models.baselines.StackedMAE`.
+"""MAE on the stacked channels of all sensors, like SatViT; see `fusionx_jax.models.peers.StackedMAE`.
 
 Run: `fusionx pretrain --config=configs/methods/stacked_mae.py:BASE --workdir=W --config.dataset=DIR`.
 """

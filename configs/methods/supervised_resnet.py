@@ -1,4 +1,4 @@
-"""A convolutional ResNet trained from scratch on the labels; see `fusionx_jax.models.baselines.ResNetEncoder`.
+"""A convolutional ResNet trained from scratch on the labels; see `fusionx_jax.models.peers.ResNetEncoder`.
 
 Run: `fusionx pretrain --config=configs/methods/supervised_resnet.py:BASE --workdir=W --config.dataset=DIR`, then
 evaluate.

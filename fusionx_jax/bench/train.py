@@ -169,7 +169,7 @@ def torch_twin(config: ConfigDict, contract: Contract, objective: Objective, par
         raise InputError("PyTorch is not installed; `pip install fusionx-jax[torch]`, or leave --peer out.") from error
     modalities = {m: contract.modalities[m] for m in config.modalities}
     refused = {
-        f"model.family {build.family(config)!r}": build.family(config) != "fusionx",
+        f"model.family {config.model.family!r}": config.model.family != "fusionx",
         f"masking {config.masking!r}": config.masking != "independent",
         "tiles with pixels that lack data": objective.normalizer.masked,
         "random crops": any(config.augment.crop not in (0, m.height) for m in modalities.values()),

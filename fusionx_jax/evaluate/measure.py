@@ -26,7 +26,7 @@ from fusionx_jax.evaluate import cells as cells_lib
 from fusionx_jax.evaluate import features, label_training, segmentation, subsets
 from fusionx_jax.evaluate import rows as rows_lib
 from fusionx_jax.evaluate.numerics import knn, logistic, metrics, ridge
-from fusionx_jax.models import baselines, build
+from fusionx_jax.models import build, peers
 from fusionx_jax.prepared import remote, sets
 
 BASELINES = ("untrained", "band_statistics", "supervised")
@@ -484,7 +484,7 @@ def sources(setting: Setting, shown: str, zeros: tuple[str, ...], together: bool
             parts = []
             for name in names:
                 alone = encoder
-                if build.family(setting.config) in build.ZERO_FILLED:
+                if build.traits(setting.config).zero_filled:
                     others = tuple(m for m in setting.config.modalities if m != name)
                     alone = dataclasses.replace(encoder, zeros=others)
                 parts.append(pooled(split, alone, [name]))
@@ -500,7 +500,7 @@ def sources(setting: Setting, shown: str, zeros: tuple[str, ...], together: bool
         out["supervised"] = Source(lambda _: np.zeros(0), out[setting.method].encoder, tuple(names), remark)
     if "band_statistics" in e.baselines:
         own = out[setting.method].encoder
-        plain = dataclasses.replace(own, model=baselines.PatchStatistics(own.model.config), params={}, zeros=())
+        plain = dataclasses.replace(own, model=peers.PatchStatistics(own.model.config), params={}, zeros=())
         statistics = functools.cache(lambda split: features.band_statistics(setting.prepared, split, names))
         out["band_statistics"] = Source(statistics, plain, tuple(names))
     return out
@@ -533,7 +533,7 @@ def shown_sets(setting: Setting) -> tuple[list[tuple[str, tuple[str, ...]]], lis
     shown_with = []
     for shown in groups:
         left_out = tuple(m for m in config.modalities if m not in shown.split("+"))
-        if build.family(config) in build.ZERO_FILLED:
+        if build.traits(config).zero_filled:
             shown_with.append((shown, left_out))  # these networks know no other way
         else:
             shown_with += [(shown, ())] + ([(shown, left_out)] if e.zero_fill and left_out else [])
@@ -560,7 +560,7 @@ def plan(setting: Setting, judges: Sequence[Judge]) -> list[Work]:
     shown_with, available = shown_sets(setting)
     work = []
     for shown, zeros in shown_with:
-        known_otherwise = build.family(setting.config) not in build.ZERO_FILLED
+        known_otherwise = not build.traits(setting.config).zero_filled
         called = shown + (f" (zeros for {'+'.join(zeros)})" if zeros and known_otherwise else "")
         for judge in judges:
             task, kind = judge.labels.name, judge.labels.kind

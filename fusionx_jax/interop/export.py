@@ -42,7 +42,7 @@ def describe(loaded: encoder_lib.TrainedEncoder) -> dict[str, Any]:
         "config": config_lib.to_json(loaded.config),
         "contract": loaded.saved.contract.to_dict(),
         "step": loaded.saved.step,
-        "family": build.family(loaded.config),
+        "family": loaded.config.model.family,
         "architecture": dataclasses.asdict(loaded.model.config),
     }
 
@@ -66,7 +66,7 @@ def to_safetensors(loaded: encoder_lib.TrainedEncoder, params: Any, folder: str,
         "/".join(k.key for k in path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     save_file(flat, os.path.join(folder, WEIGHTS_FILE), metadata={"fusionx": json.dumps(describe(loaded))})
-    if build.family(loaded.config) != "fusionx":
+    if loaded.config.model.family != "fusionx":
         progress.logger.warning("The PyTorch twin knows FusionX-Net alone: this file's numbers are not compared.")
         return None
     try:

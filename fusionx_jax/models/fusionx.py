@@ -16,102 +16,23 @@ code. A modality that is absent is left out of the sequence; with none other pre
 out too.
 """
 
-import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
-from fusionx_jax.errors import InputError
 from fusionx_jax.masking import Mask
-from fusionx_jax.models import layers
+from fusionx_jax.models import layers, network
 from fusionx_jax.models.positions import sincos_positions
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """Width and depth of encoder and decoder. `depth` counts joint blocks after the fusion block."""
-
-    width: int
-    depth: int
-    heads: int
-    decoder_width: int
-    decoder_depth: int
-    decoder_heads: int
-    mlp_ratio: float = 4.0
-
-
-# Depths are those of the ViT family with the fusion block as the first block; decoders follow PROTOCOLS' light ones
-# (MultiMAE 256 x 2, CROMA 512 x 1).
-SIZES = {
-    "mini": Size(128, 4, 4, 64, 1, 2),
-    "tiny": Size(192, 11, 3, 128, 1, 4),
-    "small": Size(384, 11, 6, 256, 2, 8),
-    "base": Size(768, 11, 12, 512, 2, 16),
-    "large": Size(1024, 23, 16, 512, 2, 16),
-}
-
-CROSS_ATTENTION = ("both", "encoder", "decoder", "none")
-DECODER_CONTEXT = ("others", "all")
-TARGETS = ("normalized", "raw", "both")
-
-
-@dataclasses.dataclass(frozen=True)
-class FusionXConfig:
-    """What a network is. `channels` is bands by modality, in the order tokens are concatenated.
-
-    `decoder_context` says whose encoded tokens a modality's decoder attends to: the other modalities', or all.
-    `own_depth` blocks of the encoder's depth are each modality's own, before the fusion block. `contrastive`: each
-    modality's visible patches are also encoded alone and embedded, to be contrasted. `remat` says what of each block is
-    computed again in the backward pass (`layers.REMAT`).
-    """
-
-    channels: tuple[tuple[str, int], ...]
-    patch_size: int
-    size: Size
-    cross_attention: str = "both"
-    target: str = "both"
-    dtype: str = "float32"
-    decoder_context: str = "others"
-    drop_path: float = 0.0
-    contrastive: bool = False
-    own_depth: int = 0
-    remat: str = "none"
-
-    def __post_init__(self):
-        if self.cross_attention not in CROSS_ATTENTION:
-            raise InputError(
-                f"model.cross_attention is {self.cross_attention!r}; it must be one of {', '.join(CROSS_ATTENTION)}."
-            )
-        if self.decoder_context not in DECODER_CONTEXT:
-            raise InputError(
-                f"model.decoder_context is {self.decoder_context!r}; it must be one of {', '.join(DECODER_CONTEXT)}."
-            )
-        if self.remat not in layers.REMAT:
-            raise InputError(f"model.remat is {self.remat!r}; it must be one of {', '.join(layers.REMAT)}.")
-        if self.target not in TARGETS:
-            raise InputError(f"target is {self.target!r}; it must be one of {', '.join(TARGETS)}.")
-        for what in ("width", "decoder_width"):
-            if getattr(self.size, what) % 4:
-                raise InputError(f"model.{what} is {getattr(self.size, what)}; it must be a multiple of 4.")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for name, _ in self.channels)
-
-    @property
-    def outputs(self) -> dict[str, int]:
-        """Numbers a decoder predicts for one patch, by modality."""
-        twice = 2 if self.target == "both" else 1
-        return {name: self.patch_size**2 * channels * twice for name, channels in self.channels}
 
 
 class Encoder(nn.Module):
     """Tokens of the visible patches of every present modality: blocks of its own, then fused ones."""
 
-    config: FusionXConfig
+    config: network.NetworkConfig
 
     def setup(self):
         c, size, dtype = self.config, self.config.size, jnp.dtype(self.config.dtype)
@@ -194,10 +115,29 @@ def join_ok(ok, tokens, present, lead: int = 0) -> Array | None:
     return jnp.concatenate(parts, axis=1)
 
 
+def encoder_groups(config: network.NetworkConfig, params: PyTree) -> network.LayerGroups:
+    """Layer groups of `Encoder`: the joint blocks, the fusion block, each modality's blocks, the patch embeddings.
+
+    The final norm is trained with the last block, the class token with the fusion block, whose output it joins.
+    """
+    joint = config.size.depth - config.own_depth
+    below = joint + 1
+    stacks = {"blocks": 0, **{f"own_{n}": below for n in config.names}}
+    level = {"norm": 0, **dict.fromkeys(("class_token", "first", "fusion_mlp_norm", "fusion_mlp"), joint)}
+    for name in config.names:
+        level |= {f"fusion_norm_{name}": joint, f"fusion_{name}": joint, f"embed_{name}": below + config.own_depth}
+    return network.make_groups(
+        {
+            key: network.scanned_distances(x, stacks[key]) if key in stacks else network.at_distance(x, level[key])
+            for key, x in params.items()
+        }
+    )
+
+
 class Decoder(nn.Module):
     """One light decoder per modality, each reading all others' encoded tokens. Predicts the hidden patches' pixels."""
 
-    config: FusionXConfig
+    config: network.NetworkConfig
 
     @nn.compact
     def __call__(
@@ -246,7 +186,9 @@ class Decoder(nn.Module):
 class FusionX(nn.Module):
     """Encoder and decoder. `__call__` is the pretraining pass; `encode` gives features of full tiles."""
 
-    config: FusionXConfig
+    config: network.NetworkConfig
+    traits: ClassVar[network.Traits] = network.Traits()
+    config_class: ClassVar[type[network.NetworkConfig]] = network.NetworkConfig
 
     def setup(self):
         self.encoder = Encoder(self.config)
@@ -284,3 +226,8 @@ class FusionX(nn.Module):
         """Class token and tokens by modality. Without masks every patch is visible; `has_data` marks those that may be
         attended to (ignored with masks, which carry their own validity)."""
         return self.encoder(layers.see(images, masks, has_data, self.config.patch_size, self.config.size.width))
+
+    @nn.nowrap
+    def layer_groups(self, params: PyTree) -> network.LayerGroups:
+        """See `encoder_groups`."""
+        return encoder_groups(self.config, params)

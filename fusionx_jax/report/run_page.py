@@ -202,7 +202,7 @@ def make(workdir: str) -> str:
     ratios = config_lib.mask_ratios(config)
     present = [m for m in config.modalities if m in contract.modalities]
     picture = None
-    if len(present) == len(config.modalities) and build.reconstructs(config):
+    if len(present) == len(config.modalities) and build.traits(config).reconstructs:
         path = figures.reconstructions(
             model,
             checkpoint.load_params(saved, fresh),

@@ -9,10 +9,10 @@ import pytest
 from configs import default
 from fusionx_jax import masking
 from fusionx_jax.errors import InputError
-from fusionx_jax.models import build, fusionx
+from fusionx_jax.models import build, fusionx, network
 from fusionx_jax.prepared import sets
 
-SIZE = fusionx.Size(16, 2, 2, 8, 1, 2)
+SIZE = network.Size(16, 2, 2, 8, 1, 2)
 
 
 @functools.cache
@@ -28,7 +28,7 @@ def fresh(model):
 
 def make(names=("s1", "s2"), **changes):
     channels = tuple((n, i + 2) for i, n in enumerate(names))
-    config = fusionx.FusionXConfig(channels=channels, patch_size=4, size=SIZE, **changes)
+    config = network.NetworkConfig(channels=channels, patch_size=4, size=SIZE, **changes)
     model = fusionx.FusionX(config)
     key = jax.random.key(0)
     images = {n: jax.random.normal(jax.random.fold_in(key, c), (3, 16, 16, c)) for n, c in channels}
@@ -63,7 +63,7 @@ def _cross_reach(cross_attention):
     """Whether SAR pixels reach the optical tokens of an encoder without joint blocks, and the optical prediction."""
     size = dataclasses.replace(SIZE, depth=0)
     names = ("s1", "s2")
-    config = fusionx.FusionXConfig((("s1", 2), ("s2", 3)), 4, size, cross_attention)
+    config = network.NetworkConfig((("s1", 2), ("s2", 3)), 4, size, cross_attention)
     model = fusionx.FusionX(config)
     key = jax.random.key(0)
     images = {n: jax.random.normal(jax.random.fold_in(key, c), (1, 16, 16, c)) for n, c in config.channels}
@@ -137,12 +137,12 @@ def test_tiles_of_another_size_need_no_new_parameters():
         assert tokens["s1"].shape[1] == height * width // 16
 
 
-@pytest.mark.parametrize("size", sorted(fusionx.SIZES))
+@pytest.mark.parametrize("size", sorted(network.SIZES))
 def test_named_sizes_have_the_parameters_of_their_family(size):
-    config = fusionx.FusionXConfig((("s1", 2), ("s2", 12)), 16, fusionx.SIZES[size])
+    config = network.NetworkConfig((("s1", 2), ("s2", 12)), 16, network.SIZES[size])
     shapes = jax.eval_shape(lambda: build.init_params(fusionx.FusionX(config), jax.random.key(0)))
     encoder = sum(np.prod(x.shape) for x in jax.tree.leaves(shapes["encoder"]))
-    s = fusionx.SIZES[size]
+    s = network.SIZES[size]
     blocks = s.depth * (12 * s.width**2 + 13 * s.width)
     # First block: per modality a cross-attention and a norm, one shared MLP and its norm; embeddings; tokens; norm.
     first = 2 * (4 * s.width**2 + 4 * s.width + 2 * s.width) + 8 * s.width**2 + 5 * s.width + 2 * s.width
@@ -206,7 +206,7 @@ def test_the_share_of_own_blocks_follows_the_size_and_must_be_a_share(simulated)
 def test_computing_blocks_again_changes_memory_and_not_gradients():
     def compiled(remat):
         size = dataclasses.replace(SIZE, width=64, depth=12)
-        model = fusionx.FusionX(fusionx.FusionXConfig((("s1", 2), ("s2", 3)), 4, size, remat=remat))
+        model = fusionx.FusionX(network.NetworkConfig((("s1", 2), ("s2", 3)), 4, size, remat=remat))
         _, _, images, masks = make()
 
         def loss(p):

@@ -8,12 +8,12 @@ import pytest
 from fusionx_jax import config as config_lib
 from fusionx_jax import losses, masking
 from fusionx_jax.errors import InputError
-from fusionx_jax.models import baselines, build, fusionx
+from fusionx_jax.models import build, network, peers
 from tests.helpers import ROOT
 
-SIZE = fusionx.Size(16, 2, 2, 8, 1, 2)
+SIZE = network.Size(16, 2, 2, 8, 1, 2)
 NAMES = ("s1", "s2")
-CONFIG = fusionx.FusionXConfig((("s1", 2), ("s2", 3)), 4, SIZE)
+CONFIG = network.NetworkConfig((("s1", 2), ("s2", 3)), 4, SIZE)
 
 
 @functools.cache
@@ -21,7 +21,7 @@ def made(family, **changes):
     """A network with stirred parameters, images and masks that suit it."""
     import dataclasses
 
-    model = build.FAMILIES[family](dataclasses.replace(CONFIG, **changes))
+    model = build.NETWORKS[family](dataclasses.replace(CONFIG, **changes))
     key = jax.random.key(0)
     images = {n: jax.random.normal(jax.random.fold_in(key, c), (3, 16, 16, c)) for n, c in CONFIG.channels}
     strategy = masking.consistent if family == "stacked" else masking.independent
@@ -110,7 +110,7 @@ def test_patches_without_data_reach_no_token_of_the_others():
 
 def test_patch_statistics_are_those_of_numpy():
     _, _, images, _ = made("croma")
-    found = baselines.PatchStatistics(CONFIG).apply({"params": {}}, images, method="encode").groups["s2"]
+    found = peers.PatchStatistics(CONFIG).apply({"params": {}}, images, method="encode").groups["s2"]
     patch = np.asarray(images["s2"])[1, 4:8, 8:12].reshape(-1, 3)
     assert np.allclose(found[1, 4 + 2], np.concatenate([patch.mean(0), patch.std(0)]), atol=1e-5)
 

@@ -7,21 +7,18 @@ token passes (`size.depth + 1`); parameters and FLOPs then differ, and tables gi
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, PyTree
 
-from fusionx_jax.masking import Mask
-from fusionx_jax.models import fusionx, layers
+from fusionx_jax.models import fusionx, layers, network
+from fusionx_jax.models.network import HasData, Images, Masks, Traits
 from fusionx_jax.models.positions import sincos_positions
 
-Images = Mapping[str, Float[Array, "batch _height _width _channels"]]
-Masks = Mapping[str, Mask]
-HasData = Mapping[str, Bool[Array, "batch _patches"]]
 
-
-def stack(images: Images, config: fusionx.FusionXConfig) -> Float[Array, "batch height width channels"]:
+def stack(images: Images, config: network.NetworkConfig) -> Float[Array, "batch height width channels"]:
     """All bands of all sensors as one image. An absent sensor is filled with zeros, its bands' mean: a network that
     takes stacked channels has no other way."""
     shape = next(iter(images.values())).shape[:3]
@@ -40,13 +37,19 @@ class StackedMAE(nn.Module):
     decoder is as light as every other method's here.
     """
 
-    config: fusionx.FusionXConfig
+    config: network.NetworkConfig
+    traits: ClassVar[Traits] = Traits(equal_masks=True, zero_filled=True)
+    config_class: ClassVar[type[network.NetworkConfig]] = network.NetworkConfig
 
     def setup(self):
+        self.encoder = fusionx.Encoder(self._encoder_config())
+        self.decoder = fusionx.Decoder(self._encoder_config())
+
+    @nn.nowrap
+    def _encoder_config(self) -> network.NetworkConfig:
+        """One modality that holds the bands of all."""
         channels = (("stacked", sum(c for _, c in self.config.channels)),)
-        inner = dataclasses.replace(self.config, channels=channels, cross_attention="none")
-        self.encoder = fusionx.Encoder(inner)
-        self.decoder = fusionx.Decoder(inner)
+        return dataclasses.replace(self.config, channels=channels, cross_attention="none")
 
     def __call__(self, images: Images, masks: Masks) -> layers.Output:
         """Predicts the hidden patches of every sensor; the masks must be the same for all sensors."""
@@ -73,11 +76,16 @@ class StackedMAE(nn.Module):
         everywhere = None if has_data is None else {"stacked": _any(has_data)}
         return self.encoder(layers.see(stacked, masks, everywhere, config.patch_size, config.size.width))
 
+    @nn.nowrap
+    def layer_groups(self, params: PyTree) -> network.LayerGroups:
+        """See `fusionx.encoder_groups`."""
+        return fusionx.encoder_groups(self._encoder_config(), params)
+
 
 class _SensorEncoder(nn.Module):
     """A transformer for one sensor alone."""
 
-    size: fusionx.Size
+    size: network.Size
     depth: int
     dtype: str
     drop_path: float
@@ -100,10 +108,23 @@ def _project(module: nn.Module, tokens: layers.Tokens, names) -> dict[str, Array
     }
 
 
+def _encoder_distances(config: network.NetworkConfig, params: PyTree, below: int) -> dict[str, PyTree]:
+    """Distances in the modalities' encoders, whose last blocks have the distance `below`. Embeddings share a group."""
+    deepest = below + config.size.depth + 1
+    return {
+        f"own_{n}": {
+            "embed": network.at_distance(params[f"own_{n}"]["embed"], deepest),
+            "blocks": network.scanned_distances(params[f"own_{n}"]["blocks"], below),
+            "norm": network.at_distance(params[f"own_{n}"]["norm"], below),
+        }
+        for n in config.names
+    }
+
+
 class CromaEncoder(nn.Module):
     """One encoder a sensor, and a cross encoder in which the first sensor's tokens attend to the others'."""
 
-    config: fusionx.FusionXConfig
+    config: network.NetworkConfig
 
     @nn.compact
     def __call__(self, seen: Mapping[str, layers.Seen]) -> layers.Tokens:
@@ -139,7 +160,9 @@ class Croma(nn.Module):
     paper's initial value; one loss weight for each of the terms. The first modality of the config takes radar's part.
     """
 
-    config: fusionx.FusionXConfig
+    config: network.NetworkConfig
+    traits: ClassVar[Traits] = Traits(min_modalities=2)
+    config_class: ClassVar[type[network.NetworkConfig]] = network.NetworkConfig
 
     def setup(self):
         self.encoder = CromaEncoder(self.config)
@@ -155,9 +178,19 @@ class Croma(nn.Module):
         """Tokens of every sensor present, and the joint ones ("fused") where radar and another are."""
         return self.encoder(layers.see(images, masks, has_data, self.config.patch_size, self.config.size.width))
 
+    @nn.nowrap
+    def layer_groups(self, params: PyTree) -> network.LayerGroups:
+        """The cross encoder, then the modalities' encoders; embeddings of all modalities share the deepest group."""
+        crossing = (self.config.size.depth + 1) // 2
+        joint = {
+            "cross": network.scanned_distances(params["cross"], 0),
+            "cross_norm": network.at_distance(params["cross_norm"], 0),
+        }
+        return network.make_groups(joint | _encoder_distances(self.config, params, crossing))
+
 
 class _CromaHead(nn.Module):
-    config: fusionx.FusionXConfig
+    config: network.NetworkConfig
 
     @nn.compact
     def __call__(self, tokens: layers.Tokens, masks: Masks, grid: tuple[int, int]) -> layers.Output:
@@ -180,7 +213,7 @@ class _CromaHead(nn.Module):
 class ContrastiveEncoder(nn.Module):
     """One encoder of full depth for each sensor; they never meet."""
 
-    config: fusionx.FusionXConfig
+    config: network.NetworkConfig
 
     @nn.compact
     def __call__(self, seen: Mapping[str, layers.Seen]) -> layers.Tokens:
@@ -205,7 +238,9 @@ class Contrastive(nn.Module):
     appendix A) without color shifts that only photographs have.
     """
 
-    config: fusionx.FusionXConfig
+    config: network.NetworkConfig
+    traits: ClassVar[Traits] = Traits(reconstructs=False, min_modalities=2)
+    config_class: ClassVar[type[network.NetworkConfig]] = network.NetworkConfig
 
     def setup(self):
         self.encoder = ContrastiveEncoder(self.config)
@@ -220,13 +255,36 @@ class Contrastive(nn.Module):
         """Tokens of every sensor present, each from its own encoder."""
         return self.encoder(layers.see(images, masks, has_data, self.config.patch_size, self.config.size.width))
 
+    @nn.nowrap
+    def layer_groups(self, params: PyTree) -> network.LayerGroups:
+        """The modalities' encoders, which share no parameters."""
+        return network.make_groups(_encoder_distances(self.config, params, 0))
+
 
 class _ContrastiveHead(nn.Module):
-    config: fusionx.FusionXConfig
+    config: network.NetworkConfig
 
     @nn.compact
     def __call__(self, tokens: layers.Tokens) -> dict[str, Array]:
         return _project(self, tokens, self.config.names)
+
+
+class _ResidualBlock(NamedTuple):
+    name: str
+    width: int
+    stride: int
+
+
+_BLOCK_PARTS = ("norm1", "conv1", "norm2", "conv2", "shortcut")
+
+
+def _residual_blocks(size: network.Size) -> list[_ResidualBlock]:
+    """The blocks of the ResNet, from the stem up."""
+    return [
+        _ResidualBlock(f"stage{stage}_block{number}", width, 2 if number == 0 and stage else 1)
+        for stage, width in enumerate((size.width // 4, size.width // 2, size.width))
+        for number in range(max(1, size.depth // 2))
+    ]
 
 
 class ResNetEncoder(nn.Module):
@@ -240,23 +298,18 @@ class ResNetEncoder(nn.Module):
     over a whole tile would take away how bright the tile is, which tells much of what it shows.
     """
 
-    config: fusionx.FusionXConfig
+    config: network.NetworkConfig
 
     @nn.compact
     def __call__(self, images: Images) -> layers.Tokens:
         size, dtype = self.config.size, jnp.dtype(self.config.dtype)
         x = stack(images, self.config).astype(dtype)
         x = self._conv(x, size.width // 4, 3, 2, "stem")
-        for stage, width in enumerate((size.width // 4, size.width // 2, size.width)):
-            for number in range(max(1, size.depth // 2)):
-                stride = 2 if number == 0 and stage else 1
-                name = f"stage{stage}_block{number}"
-                shortcut = x
-                y = self._conv(nn.relu(self._norm(x, f"{name}_norm1")), width, 3, stride, f"{name}_conv1")
-                y = self._conv(nn.relu(self._norm(y, f"{name}_norm2")), width, 3, 1, f"{name}_conv2")
-                if shortcut.shape != y.shape:
-                    shortcut = self._conv(shortcut, width, 1, stride, f"{name}_shortcut")
-                x = shortcut + y
+        for name, width, stride in _residual_blocks(size):
+            y = self._conv(nn.relu(self._norm(x, f"{name}_norm1")), width, 3, stride, f"{name}_conv1")
+            y = self._conv(nn.relu(self._norm(y, f"{name}_norm2")), width, 3, 1, f"{name}_conv2")
+            shortcut = x if x.shape == y.shape else self._conv(x, width, 1, stride, f"{name}_shortcut")
+            x = shortcut + y
         x = nn.relu(self._norm(x, "norm")).reshape(x.shape[0], -1, x.shape[-1])
         return layers.Tokens(x.mean(1), {"stacked": x}, {"stacked": None})
 
@@ -273,7 +326,9 @@ class ResNetEncoder(nn.Module):
 class ResNet(nn.Module):
     """The convolutional network that many would train on the labels alone. It has no pretraining of its own."""
 
-    config: fusionx.FusionXConfig
+    config: network.NetworkConfig
+    traits: ClassVar[Traits] = Traits(pretrainable=False, reconstructs=False, zero_filled=True)
+    config_class: ClassVar[type[network.NetworkConfig]] = network.NetworkConfig
 
     def setup(self):
         self.encoder = ResNetEncoder(self.config)
@@ -289,11 +344,27 @@ class ResNet(nn.Module):
         del masks, has_data
         return self.encoder(images)
 
+    @nn.nowrap
+    def layer_groups(self, params: PyTree) -> network.LayerGroups:
+        """The residual blocks of all stages in order, then the stem; the final norm is trained with the last block."""
+        names = [block.name for block in _residual_blocks(self.config.size)]
+        level = {"norm": 0, "stem": len(names)}
+        for number, name in enumerate(reversed(names)):
+            level |= dict.fromkeys((f"{name}_{part}" for part in _BLOCK_PARTS), number)
+        return network.make_groups({key: network.at_distance(x, level[key]) for key, x in params.items()})
+
 
 class PatchStatistics(nn.Module):
     """No network at all: each patch's mean and deviation by band, in standardized units. A floor for pixel labels."""
 
-    config: fusionx.FusionXConfig
+    config: network.NetworkConfig
+    traits: ClassVar[Traits] = Traits(pretrainable=False, reconstructs=False)
+    config_class: ClassVar[type[network.NetworkConfig]] = network.NetworkConfig
+
+    def __call__(self, images: Images, masks: Masks) -> layers.Output:
+        """There is nothing to predict."""
+        del images, masks
+        return layers.Output({}, {})
 
     def encode(self, images: Images, masks: Masks | None = None, has_data: HasData | None = None) -> layers.Tokens:
         """Two numbers a band for every patch; there are no parameters."""
@@ -306,3 +377,8 @@ class PatchStatistics(nn.Module):
             groups[name] = jnp.concatenate([pixels.mean(2), pixels.std(2)], axis=-1)
         ok = {n: None if has_data is None else has_data[n] for n in groups}
         return layers.Tokens(jnp.concatenate([g.mean(1) for g in groups.values()], axis=-1), groups, ok)
+
+    @nn.nowrap
+    def layer_groups(self, params: PyTree) -> network.LayerGroups:
+        """There are no parameters."""
+        return network.make_groups(params)
