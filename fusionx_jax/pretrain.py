@@ -196,6 +196,7 @@ def initial_state(experiment: Experiment, abstract: TrainState) -> TrainState:
 def device_batches(experiment: Experiment, start: int) -> pipeline.DeviceBatches:
     """The global batches from step `start` on, spread over the mesh."""
     config = experiment.config
+    spread = sharding.batch_sharding(experiment.mesh)
     host_batches = pipeline.host_batches(
         experiment.prepared,
         "train",
@@ -204,10 +205,9 @@ def device_batches(experiment: Experiment, start: int) -> pipeline.DeviceBatches
         seed=config.seed,
         start_step=start,
         stop_step=config.num_steps,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=pipeline.local_rows(spread, config.batch_size),
     )
-    return pipeline.DeviceBatches(host_batches, sharding.batch_sharding(experiment.mesh))
+    return pipeline.DeviceBatches(host_batches, spread)
 
 
 def log_summary(experiment: Experiment, abstract: TrainState) -> None:

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fusionx_jax.errors import InputError
-
 _ROUNDS = 6
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # SplitMix64
 
@@ -65,17 +63,3 @@ def equal_batches(size: int, batch_size: int, multiple: int = 1) -> Iterator[tup
     batch_size = -(-min(batch_size, size) // multiple) * multiple
     for start in range(0, size, batch_size):
         yield np.arange(start, start + batch_size) % size, min(batch_size, size - start)
-
-
-def host_share(indices: np.ndarray, process_index: int, process_count: int) -> np.ndarray:
-    """The contiguous slice of a global batch that one of `process_count` hosts reads.
-
-    Raises:
-      InputError: the batch does not divide among the hosts.
-    """
-    if len(indices) % process_count:
-        raise InputError(
-            f"batch_size is {len(indices)}, which does not divide among {process_count} processes; make it a multiple."
-        )
-    per_host = len(indices) // process_count
-    return indices[process_index * per_host : (process_index + 1) * per_host]

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from fusionx_jax.errors import InputError
-from fusionx_jax.prepared import order, sets
+from fusionx_jax.prepared import sets
 
 _READERS = 3  # batches read at once: two being copied, one waiting for the disk
 _AHEAD = 2  # batches kept ready
@@ -46,10 +46,9 @@ def host_batches(
     seed: int,
     start_step: int,
     stop_step: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This host's share of the global batches of steps `start_step` to `stop_step`, numeric features only.
+    """The global batches of steps `start_step` to `stop_step`, or the given `rows` of each; numeric features only.
 
     Raises:
       InputError: the set cannot be read, or TensorFlow is not installed.
@@ -60,8 +59,7 @@ def host_batches(
     def read(step):
         try:
             indices = prepared.order(split, seed, int(step), batch_size)
-            share = order.host_share(indices, process_index, process_count)
-            batch = prepared.read(split, share, features)
+            batch = prepared.read(split, indices if rows is None else indices[rows], features)
         except Exception as error:  # tf.data would wrap it in its own: kept, to be raised as it was
             failures.append(error)
             raise
@@ -86,8 +84,17 @@ def host_batches(
         raise
 
 
+def local_rows(sharding: jax.sharding.Sharding, batch_size: int) -> np.ndarray:
+    """Rows of a global batch that this process's devices hold, in ascending order; int64."""
+    slices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices]))
+
+
 class DeviceBatches:
-    """Puts host batches on the devices, one ahead, and measures the time spent waiting for input."""
+    """Puts host batches on the devices, one ahead, and measures the time spent waiting for input.
+
+    A host batch holds the rows that `local_rows` gives, in that order.
+    """
 
     def __init__(self, batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding):
         self._batches = batches
@@ -101,7 +108,20 @@ class DeviceBatches:
         self.waited_s += time.perf_counter() - started
         if batch is None:
             return None
-        return {k: jax.make_array_from_process_local_data(self._sharding, v) for k, v in batch.items()}
+        return {k: self._put(v) for k, v in batch.items()}
+
+    def _put(self, values: np.ndarray) -> jax.Array:
+        """The global array of which `values` are this process's rows."""
+        count = self._sharding.num_devices
+        batch_size = len(values) * count // len(local_rows(self._sharding, count))
+        rows = local_rows(self._sharding, batch_size)
+
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch_size)
+            first = np.searchsorted(rows, start)
+            return values[first : first + stop - start]
+
+        return jax.make_array_from_callback((batch_size, *values.shape[1:]), self._sharding, shard)
 
     def __iter__(self):
         return self

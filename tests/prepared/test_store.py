@@ -39,18 +39,6 @@ def test_a_late_step_costs_no_more_than_the_first():
     assert (order.batch_indices(0, 10**6, 256, 10_000) == late).all()
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_hosts_together_read_the_global_batch(hosts):
-    whole = order.batch_indices(0, 5, 32, 1000)
-    parts = [order.host_share(whole, i, hosts) for i in range(hosts)]
-    assert (np.concatenate(parts) == whole).all()
-
-
-def test_a_batch_that_does_not_divide_among_hosts_is_refused():
-    with pytest.raises(InputError, match="does not divide"):
-        order.host_share(np.arange(10), 0, 3)
-
-
 def test_reading_by_index_agrees_with_tfds(simulated):
     prepared = store.PreparedSet(simulated)
     source = tfds.builder_from_directory(simulated).as_data_source(split="train")
