@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Mapping
-from typing import IO
 
 from ml_collections import ConfigDict
 
@@ -15,8 +14,8 @@ from fusionx_jax.errors import InputError
 RECORD = "run.json"
 
 
-def lock(workdir: str) -> IO:
-    """Creates the workdir and locks it until the returned file is closed.
+def lock(workdir: str) -> files.Lock:
+    """Creates the workdir and locks it until the returned lock is closed.
 
     Raises:
       InputError: another run has locked it, or it cannot be written.
