@@ -19,6 +19,7 @@ CORE = [
     "scipy>=1.13",  # its LAPACK is JAX's on CPU, and numpy 2 needs this one
     "threadpoolctl>=3.1",  # holds that LAPACK to one thread in the probe; scikit-learn's own bound
     "joblib>=1.3",  # parallel_config, for scikit-learn on every core in `bench probe`
+    "numba>=0.64",  # numpy 2.4; compiles the bootstrap of average precision (numerics/ranking.py)
     "matplotlib>=3.10",  # constrained layout with figure legends outside
     "Jinja2>=3.1",  # autoescape and StrictUndefined for the page
     "fsspec>=2024.6",  # filecache with check_files: prepared sets at gs:// and s3://

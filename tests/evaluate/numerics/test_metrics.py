@@ -1,10 +1,13 @@
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from fusionx_jax.evaluate.numerics import metrics
+from fusionx_jax.evaluate.numerics import bootstrap, metrics
+from tests.helpers import run_script
 
 
 def _case(seed, n=60, k=4, ties=False):
@@ -38,13 +41,44 @@ def test_single_label_metrics_equal_scikit_learn(seed):
     assert out["macro_f1"][0] == pytest.approx(sk.f1_score(truth, scores.argmax(1), average="macro", zero_division=0))
 
 
-def test_a_resample_equals_scikit_learn_on_the_drawn_examples():
-    scores, truth, rng = _case(0)
-    drawn = rng.integers(0, 60, 60)
-    weights = np.bincount(drawn, minlength=60)[:, None]
-    ours = metrics.per_class_ap(scores, truth, weights)[0]
-    theirs = sk.average_precision_score(truth[drawn], scores[drawn], average=None)
-    assert np.allclose(ours, theirs)
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("resamples", "largest"), [(3, 1), (600, 1), (3, 1000)])  # 600: split over threads
+def test_resamples_equal_scikit_learn_with_sample_weights(ties, resamples, largest):
+    scores, truth, rng = _case(0, n=80, ties=ties)
+    weights = bootstrap.resample_weights(80, resamples, seed=0).astype(int)
+    weights *= rng.integers(1, largest + 1, weights.shape)  # above 255: 16 bits
+    by_class = metrics.per_class_ap(scores, truth, weights)
+    found = metrics.multi_label(scores, truth, weights)
+    for column in (0, 1, resamples // 2, resamples):
+        expected = functools.partial(sk.average_precision_score, truth, scores, sample_weight=weights[:, column])
+        assert np.allclose(by_class[column], expected(average=None), rtol=1e-12)
+        assert found["macro_map"][column] == pytest.approx(expected(), rel=1e-12)
+        assert found["micro_map"][column] == pytest.approx(expected(average="micro"), rel=1e-12)
+        f1 = functools.partial(sk.f1_score, truth, scores > 0, sample_weight=weights[:, column], zero_division=0)
+        assert found["macro_f1"][column] == pytest.approx(f1(average="macro"), rel=1e-12)
+        assert found["micro_f1"][column] == pytest.approx(f1(average="micro"), rel=1e-12)
+    again = metrics.multi_label(scores, truth, weights, by_class)
+    assert all(np.array_equal(found[name], again[name]) for name in metrics.MULTI)
+    assert np.array_equal(metrics.average_precision(scores[:, 1], truth[:, 1], weights), by_class[:, 1])
+
+
+def test_sums_under_weights_are_exact_over_several_blocks_of_examples():
+    rng = np.random.default_rng(0)
+    truth, scores = rng.integers(0, 3, 20_000), rng.normal(size=(20_000, 3))
+    weights = rng.integers(0, 256, (20_000, 4)).astype(np.uint8)
+    found = metrics.single_label(scores, truth, weights)
+    for column in range(4):
+        right = (scores.argmax(1) == truth) @ weights[:, column].astype(int)
+        assert found["top1"][column] == right / weights[:, column].sum(dtype=int)
+
+
+def test_the_compiler_is_imported_when_it_is_first_used():
+    script = """
+import sys
+from fusionx_jax.evaluate.numerics import bootstrap, metrics
+print("numba" in sys.modules)
+"""
+    assert run_script(script).stdout == "False\n"
 
 
 def test_a_class_absent_from_the_test_split_is_left_out_of_macro_metrics():
@@ -58,43 +92,17 @@ def test_a_class_absent_from_the_test_split_is_left_out_of_macro_metrics():
     )
 
 
-def test_bootstrap_interval_of_a_mean_covers_as_often_as_it_says():
-    hits = 0
-    for trial in range(200):
-        rng = np.random.default_rng(trial)
-        right = rng.random(300) < 0.7
-        weights = metrics.resample_weights(300, 300, seed=trial)
-        accuracy = right @ weights / weights.sum(0)
-        value, low, high = metrics.interval(accuracy[None], seed=0)
-        assert value == pytest.approx(right.mean())
-        hits += low <= 0.7 <= high
-    assert 178 <= hits <= 200  # 95 % of 200, four binomial deviations
-
-
-def test_intervals_widen_when_scenes_are_drawn_and_when_seeds_differ():
-    rng = np.random.default_rng(0)
-    scenes = np.repeat(np.arange(10), 30)
-    right = (rng.random(10)[scenes] > 0.5).astype(float)  # all tiles of a scene alike
-    by_tile = metrics.resample_weights(300, 400, 0)
-    by_scene = metrics.resample_weights(300, 400, 0, groups=scenes)
-    width = [np.ptp(metrics.interval((right @ w / w.sum(0))[None], 0)[1:]) for w in (by_tile, by_scene)]
-    assert width[1] > 3 * width[0]
-    one = rng.normal(0.7, 0.01, (1, 401))
-    same, spread = np.repeat(one, 5, 0), np.repeat(one, 5, 0) + np.linspace(-0.1, 0.1, 5)[:, None]
-    assert np.ptp(metrics.interval(spread, 0)[1:]) > 2 * np.ptp(metrics.interval(same, 0)[1:])
-
-
 def test_resamples_without_a_positive_of_a_class_say_nothing_of_it():
     truth = np.zeros((40, 2), bool)
     truth[:20, 0] = truth[0, 1] = True  # one tile alone has the second class
     scores = np.where(truth, 1.0, -1.0)  # a perfect classifier
-    weights = metrics.resample_weights(40, 200, seed=0)
+    weights = bootstrap.resample_weights(40, 200, seed=0)
     found = metrics.multi_label(scores, truth, weights)
     assert np.isclose(found["macro_f1"], 1).all()
     assert np.isclose(found["macro_map"], 1).all()
     by_class = metrics.per_class_ap(scores, truth, weights)
     assert np.isnan(by_class[:, 1]).sum() > 30
-    assert metrics.interval(by_class[:, 1][None], seed=0) == (1.0, 1.0, 1.0)
+    assert bootstrap.interval(by_class[:, 1][None], seed=0) == (1.0, 1.0, 1.0)
 
 
 def test_segmentation_scores_equal_scikit_learn_under_weights():
@@ -128,52 +136,3 @@ def test_regression_scores_equal_scikit_learn_and_pass_over_unknown_values():
         assert found["rmse"][column] == pytest.approx(rmse)
     truth[3, 0] = np.nan
     assert np.isfinite(metrics.regression(predicted, truth, weights)["r2"]).all()
-
-
-@pytest.mark.parametrize("seeds", [2, 3, 6])
-def test_intervals_cover_pretraining_seeds_and_label_subsets(seeds):
-    rng = np.random.default_rng(0)
-    spread, noise = 0.03, 0.01
-    covered = []
-    for trial in range(300):
-        pretrainings = 0.6 + rng.normal(0, spread, (seeds, 1, 1))
-        tiles = np.append(rng.normal(0, noise), rng.normal(0, noise, 200))  # the sample's own luck, then resamples'
-        tiles[1:] += tiles[0]
-        values = pretrainings + rng.normal(0, noise, (seeds, 5, 1)) + tiles
-        _, low, high = metrics.percentiles(metrics.resampled_means(values, seed=trial))
-        covered.append(low <= 0.6 <= high)
-    assert np.mean(covered) > 0.91  # 95 % less three binomial deviations; with two seeds it is nearly always
-
-
-def test_intervals_of_average_precision_lie_about_its_value():
-    """Examples drawn twice raise it in every resample: plain percentiles would lie above."""
-    offsets = []
-    for trial in range(30):
-        rng = np.random.default_rng(trial)
-        truth = rng.random(200) < 0.15
-        scores = rng.normal(0, 1, 200) + truth
-        weights = metrics.resample_weights(200, 200, seed=1000 + trial)
-        resampled = metrics.average_precision(scores, truth, weights)
-        value, low, high = metrics.interval(resampled[None], seed=0)
-        assert value == pytest.approx(sk.average_precision_score(truth, scores))
-        offsets.append((resampled[1:].mean() - value) / (high - low))
-        assert abs(np.mean([low, high]) - value) < 0.2 * (high - low)
-    assert np.mean(offsets) > 0.03  # so there is something to correct
-
-
-def test_paired_differences_are_narrower_than_two_intervals():
-    rng = np.random.default_rng(0)
-    shared = rng.normal(0, 0.05, (1, 4, 301))
-    a, b = 0.60 + shared, 0.58 + shared
-    means = [metrics.resampled_means(x, seed=0) for x in (a, b)]
-    value, low, high = metrics.percentiles(means[0] - means[1])
-    assert (value, low, high) == pytest.approx((0.02, 0.02, 0.02))
-
-
-def test_labels_needed_lie_where_the_curve_crosses():
-    counts = [10, 100, 1000]
-    curve = np.array([[0.2, 0.6, 0.1], [0.4, 0.7, 0.2], [0.6, 0.8, 0.3]])
-    found = metrics.labels_needed(counts, curve, np.array([0.5, 0.5, 0.5]))
-    assert found[0] == pytest.approx(10**2.5)
-    assert found[1] == 10
-    assert found[2] == np.inf
