@@ -24,8 +24,11 @@ def get_config(options: str = "") -> ConfigDict:
     c.modalities = ("s1", "s2")
     # Groups of bands as modalities of their own, by name: the sensor, then its bands, e.g. ("s2", "B11", "B12").
     c.band_groups = ConfigDict()
-    c.masking = "independent"  # consistent, complementary, dirichlet, block, modality_drop
-    c.masking_options = ConfigDict({"alpha": 1.0, "block_size": 2, "drop": 0.5})  # of the last three
+    c.masking = "independent"  # "consistent", "complementary", "dirichlet", "block" or "modality_drop"
+    c.masking_options = ConfigDict()  # by masking; those that are not listed have none
+    c.masking_options.dirichlet = ConfigDict({"alpha": 1.0})  # concentration (MultiMAE, arXiv 2204.01678, section 3.2)
+    c.masking_options.block = ConfigDict({"block_size": 2})  # side of a block, patches
+    c.masking_options.modality_drop = ConfigDict({"drop": 0.5})  # probability that an example hides a modality
     c.mask_ratio = 0.75  # a number, or a ConfigDict by modality
     c.mask_schedule = ()  # ((step, mask_ratio), ...): each holds from its step on
     c.target = "both"  # "normalized", "raw" or "both"

@@ -9,7 +9,7 @@ from fusionx_jax import losses, masking
 def _setup(valid_share=1.0):
     rng = np.random.default_rng(0)
     patches = {"s1": rng.normal(3, 2, (4, 9, 8)), "s2": rng.normal(-1, 0.5, (4, 9, 12))}
-    masks = masking.independent(jax.random.key(0), 4, {"s1": (3, 3), "s2": (3, 3)}, {"s1": 3, "s2": 5})
+    masks = masking.Independent()(jax.random.key(0), 4, {"s1": (3, 3), "s2": (3, 3)}, {"s1": 3, "s2": 5})
     valid = {m: rng.random(p.shape) < valid_share for m, p in patches.items()}
     return patches, masks, valid, rng
 
@@ -72,7 +72,7 @@ def test_normalized_targets_are_not_pooled_across_modalities():
 def test_hidden_slots_that_do_not_count_are_left_out_of_the_loss():
     patches, _, valid, rng = _setup(0.7)
     predicted = {m: jnp.asarray(rng.normal(size=p.shape)) for m, p in patches.items()}
-    shares = masking.dirichlet(jax.random.key(1), 4, {"s1": (3, 3), "s2": (3, 3)}, {"s1": 3, "s2": 5})
+    shares = masking.Dirichlet(1.0)(jax.random.key(1), 4, {"s1": (3, 3), "s2": (3, 3)}, {"s1": 3, "s2": 5})
     _, by = losses.reconstruction(
         _hidden(predicted, shares), jax.tree.map(jnp.asarray, patches), shares, "raw", {"s1": 1.0, "s2": 1.0},
         jax.tree.map(jnp.asarray, valid),

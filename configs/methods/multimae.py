@@ -18,5 +18,5 @@ def get_config(options: str = ""):
     c.model.cross_attention = "decoder"
     c.model.decoder_context = "all"
     c.masking = "dirichlet"
-    c.masking_options.alpha = 1.0
+    c.masking_options.dirichlet.alpha = 1.0
     return c

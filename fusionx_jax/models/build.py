@@ -92,7 +92,7 @@ def init_params(model: Network, key: jax.Array, side: int | None = None) -> PyTr
     side = side or 2 * p
     images = {name: jnp.zeros((1, side, side, c)) for name, c in model.config.channels}
     grid = (side // p, side // p)
-    masks = masking.consistent(
+    masks = masking.Consistent()(
         jax.random.key(0), 1, dict.fromkeys(images, grid), dict.fromkeys(images, max(1, grid[0] ** 2 // 2))
     )
     return model.init(key, images, masks)["params"]

@@ -318,7 +318,7 @@ def _pictures(workdir, found, prepared, directory) -> list[dict[str, str]]:
     weights = {m: network.saved.contract.modalities[m] for m in network.config.modalities}
     rebuilt = figures.reconstructions(
         network.model, network.params, network.normalizer, network.prepared, weights,
-        network.config.masking, dict(network.config.get("masking_options", {})),
+        network.config.masking, network.config.masking_options.to_dict(),
         config_lib.mask_ratios(network.config), directory,
     )  # fmt: skip
     out.append({"figure": look.embed(rebuilt), "heading": "Reconstructions", "caption": "True, masked, rebuilt."})

@@ -210,7 +210,7 @@ def make(workdir: str) -> str:
             prepared,
             weights,
             config.masking,
-            dict(config.get("masking_options", {})),
+            config.masking_options.to_dict(),
             ratios,
             directory,
         )

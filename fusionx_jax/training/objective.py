@@ -112,7 +112,7 @@ def make_objective(config: ConfigDict, model: Any, normalizer: preprocess.Normal
     return Objective(
         model=model,
         normalizer=normalizer,
-        mask=masking.strategy(config.masking, dict(config.get("masking_options", {}))),
+        mask=masking.strategy(config.masking, config.masking_options.to_dict()),
         ratios=config_lib.mask_ratios(config, step),
         views=dict(views) if views and views["least_area"] < 1 else None,
         weights={m: float(config.loss_weights[m]) for m in config.modalities},

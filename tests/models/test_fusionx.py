@@ -32,7 +32,7 @@ def make(names=("s1", "s2"), **changes):
     model = fusionx.FusionX(config)
     key = jax.random.key(0)
     images = {n: jax.random.normal(jax.random.fold_in(key, c), (3, 16, 16, c)) for n, c in channels}
-    masks = masking.independent(key, 3, dict.fromkeys(names, (4, 4)), dict.fromkeys(names, 4))
+    masks = masking.Independent()(key, 3, dict.fromkeys(names, (4, 4)), dict.fromkeys(names, 4))
     params = fresh(model)
     # Fresh networks hide dependencies behind small tokens and zero biases: stir every parameter.
     leaves, tree = jax.tree.flatten(params)
@@ -67,7 +67,7 @@ def _cross_reach(cross_attention):
     model = fusionx.FusionX(config)
     key = jax.random.key(0)
     images = {n: jax.random.normal(jax.random.fold_in(key, c), (1, 16, 16, c)) for n, c in config.channels}
-    masks = masking.independent(key, 1, dict.fromkeys(names, (4, 4)), dict.fromkeys(names, 4))
+    masks = masking.Independent()(key, 1, dict.fromkeys(names, (4, 4)), dict.fromkeys(names, 4))
     params = fresh(model)
     other = {**images, "s1": images["s1"] + 1.0}
     tokens = [run(model, "encode")(params, i, masks).groups["s2"] for i in (images, other)]

@@ -24,7 +24,7 @@ def made(family, **changes):
     model = build.NETWORKS[family](dataclasses.replace(CONFIG, **changes))
     key = jax.random.key(0)
     images = {n: jax.random.normal(jax.random.fold_in(key, c), (3, 16, 16, c)) for n, c in CONFIG.channels}
-    strategy = masking.consistent if family == "stacked" else masking.independent
+    strategy = masking.Consistent() if family == "stacked" else masking.Independent()
     masks = strategy(key, 3, dict.fromkeys(NAMES, (4, 4)), dict.fromkeys(NAMES, 4))
     leaves, tree = jax.tree.flatten(jax.jit(functools.partial(build.init_params, model))(key))
     noise = [p + 0.3 * jax.random.normal(jax.random.fold_in(key, 9 + i), p.shape) for i, p in enumerate(leaves)]
