@@ -42,8 +42,7 @@ def main(argv: list[str]) -> int:
     if args.seeds < 1 or args.jobs < 1:
         raise InputError(f"--seeds is {args.seeds} and --jobs {args.jobs}; both must be at least 1.")
     args.workdir = os.path.abspath(args.workdir)
-    if not remote.is_remote(args.dataset):
-        args.dataset = os.path.abspath(args.dataset)
+    args.dataset = remote.absolute(args.dataset)
     if args.only_seed is not None:
         return sweep.one(args.config, args.methods, args.only_seed, args.workdir, args.dataset, overrides)
     return sweep.run_all(args, overrides)

@@ -103,9 +103,8 @@ MetricLog(workdir, 0).write(1, {"loss": 1.0, "pairs_per_s": 1.0, "input_wait_sha
 from fusionx_jax.__main__ import main
 assert main(["evaluate", f"--workdir={workdir}", f"--dataset={dataset}", "--config.evaluate.tasks=('multi',)", "--config.evaluate.modalities=('s1+s2',)"]) == 0
 assert main(["report", f"--workdir={workdir}"]) == 0
-assert main(["pretrain", "--config=configs/demo.py", f"--workdir={workdir}-2", *sys.argv[3:]]) == 2
+assert main(["pretrain", "--config=configs/demo.py", f"--workdir={workdir}-2", *sys.argv[3:]]) == 0
 assert "tensorflow" not in sys.modules
 """  # fmt: skip
     done = run_script(script, str(workdir), simulated, *TINY, f"--config.dataset={simulated}")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "TensorFlow is not installed; `pip install tensorflow-cpu`" in done.stderr

@@ -1,58 +1,70 @@
-"""Groups of bands as modalities of their own."""
+"""Groups of bands as modalities."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from fusionx_jax import contract as contract_lib
 from fusionx_jax.errors import InputError
-from fusionx_jax.prepared.mixture import Mixture
-from fusionx_jax.prepared.store import PreparedSet
+from fusionx_jax.prepared.readable import Readable
 
 
-class Grouped:
-    """A prepared set with groups of bands as modalities of their own, beside the sensors they come from.
+class _Group(NamedTuple):
+    """The sensor that a group's bands come from, and their positions among its bands."""
 
-    A group can then be hidden, left out or missing like any sensor.
+    sensor: str
+    positions: list[int]
+
+
+class BandGroups:
+    """A reader with groups of bands as additional modalities, beside the sensors they come from.
+
+    A group can be masked, left out or missing like any sensor.
     """
 
-    def __init__(self, prepared: PreparedSet | Mixture, groups: Mapping[str, Sequence[str]]):
-        """`groups` gives each new modality's sensor, then its bands.
+    def __init__(self, reader: Readable, groups: Mapping[str, Sequence[str]]):
+        """`groups` maps the name of each new modality to a sensor followed by bands of that sensor.
 
         Raises:
-          InputError: a group has the name of a sensor, or names a sensor or band that the set does not have.
+          InputError: a group has the name of a sensor, or names an unknown sensor or band.
         """
-        self._prepared, self.directory = prepared, prepared.directory
-        self._taken: dict[str, tuple[str, list[int]]] = {}
-        known = dict(prepared.contract.modalities)
+        self._reader, self.directory = reader, reader.directory
+        self._groups = {name: _group(reader, name, members) for name, members in groups.items()}
+        known = dict(reader.contract.modalities)
         for name, (sensor, *bands) in groups.items():
-            own = prepared.contract.modalities.get(sensor)
-            missing = [b for b in bands if own is None or b not in own.bands]
-            if name in prepared.contract.modalities or own is None or missing or not bands:
-                have = ", ".join(own.bands) if own is not None else ", ".join(prepared.contract.modalities)
-                raise InputError(
-                    f"band_groups gives {name!r} as {(sensor, *bands)}; it must be a new name with a sensor of the "
-                    f"data set and some of its bands ({sensor if own is not None else prepared.directory} has {have})."
-                )
-            known[name] = contract_lib.in_band_order(own, bands)
-            self._taken[name] = sensor, [own.bands.index(b) for b in bands]
-        self.contract = dataclasses.replace(prepared.contract, modalities=known)
+            known[name] = contract_lib.in_band_order(known[sensor], bands)
+        self.contract = dataclasses.replace(reader.contract, modalities=known)
 
     def size(self, split: str) -> int:
         """Number of tiles of a split."""
-        return self._prepared.size(split)
+        return self._reader.size(split)
 
     def order(self, split: str, seed: int, step: int, batch_size: int) -> np.ndarray:
         """Tile indices of the global batch of `step`."""
-        return self._prepared.order(split, seed, step, batch_size)
+        return self._reader.order(split, seed, step, batch_size)
 
     def read(self, split: str, indices: Sequence[int] | np.ndarray, features: Sequence[str]) -> dict[str, np.ndarray]:
-        """The named features of the given tiles; a group's are its bands of its sensor's."""
-        stored = dict.fromkeys(self._taken[f][0] if f in self._taken else f for f in features)
-        read = self._prepared.read(split, indices, list(stored))
-        out = {}
-        for f in features:
-            sensor, bands = self._taken.get(f, (f, None))
-            out[f] = read[sensor] if bands is None else np.ascontiguousarray(read[sensor][..., bands])
-        return out
+        """The named features of the given tiles; a group is read as the bands [N, H, W, C] of its sensor."""
+        stored = dict.fromkeys(self._groups[f].sensor if f in self._groups else f for f in features)
+        batch = self._reader.read(split, indices, list(stored))
+        return {f: self._bands(batch, f) if f in self._groups else batch[f] for f in features}
+
+    def _bands(self, batch: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+        group = self._groups[name]
+        return np.ascontiguousarray(batch[group.sensor][..., group.positions])
+
+
+def _group(reader: Readable, name: str, members: Sequence[str]) -> _Group:
+    sensor, *bands = members
+    modality = reader.contract.modalities.get(sensor)
+    known = modality.bands if modality is not None else ()
+    if name in reader.contract.modalities or not bands or any(b not in known for b in bands):
+        where = sensor if modality is not None else reader.directory
+        available = ", ".join(known or reader.contract.modalities)
+        raise InputError(
+            f"band_groups defines {name!r} as {(sensor, *bands)}; expected a new name, a sensor of the data set and at "
+            f"least one of its bands ({where} has {available})."
+        )
+    return _Group(sensor, [known.index(b) for b in bands])

@@ -1,44 +1,35 @@
-"""tf.data around tiles.py: parallel reads, prefetch, devices. The only TensorFlow in the data path.
+"""Batches read ahead on the host, by tf.data or by threads, and put on the devices.
 
-One element is one batch, addressed by its step; tf.data only reads ahead on several threads and keeps the order. So
-there is no iterator state to save: starting at step s gives exactly the batches from s on.
+The element of both readers is one batch, addressed by its step: they read several ahead and keep the order, so that
+both give the same batches. There is no iterator state to save: starting at step s gives the batches from s on. This
+module holds the only TensorFlow of the data path.
 """
 
+import collections
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import ModuleType
+from typing import Literal
 
 import jax
 import numpy as np
 
 from fusionx_jax.errors import InputError
-from fusionx_jax.prepared import sets
+from fusionx_jax.prepared.readable import Readable
+
+Batch = dict[str, np.ndarray]
+Reader = Literal["auto", "tf.data", "threads"]
 
 _READERS = 3  # batches read at once: two being copied, one waiting for the disk
-_AHEAD = 2  # batches kept ready
-
-
-def _tensorflow():
-    """TensorFlow, kept off the accelerator that JAX computes on.
-
-    Raises:
-      InputError: it is not installed.
-    """
-    # Its start-up remarks would bury ours; errors still show.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise InputError(
-            "Training reads its tiles through tf.data, and TensorFlow is not installed; `pip install tensorflow-cpu`."
-        ) from error
-    tf.config.set_visible_devices([], "GPU")
-    return tf
+_AHEAD = 2  # further batches kept ready
+_SHUFFLE_BUFFER = 1000  # examples; `tfrecord_batches` does what most projects do
+_THREAD_NAME = "read-ahead"
 
 
 def host_batches(
-    prepared: sets.Readable,
+    prepared: Readable,
     split: str,
     features: Sequence[str],
     *,
@@ -47,37 +38,81 @@ def host_batches(
     start_step: int,
     stop_step: int,
     rows: np.ndarray | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
-    """The global batches of steps `start_step` to `stop_step`, or the given `rows` of each; numeric features only.
+    reader: Reader = "auto",
+) -> Iterator[Batch]:
+    """The global batches of steps `start_step` to `stop_step` (exclusive), or some rows of each.
+
+    Args:
+      features: numeric features; texts are not supported.
+      rows: row indices of the global batch that this host reads (`local_rows`); all by default.
+      reader: "tf.data", "threads", or "auto": tf.data where TensorFlow is installed.
 
     Raises:
-      InputError: the set cannot be read, or TensorFlow is not installed.
+      InputError: the set cannot be read, or TensorFlow is not installed and `reader` is "tf.data".
     """
-    tf = _tensorflow()
+
+    def read(step: int) -> Batch:
+        indices = prepared.order(split, seed, step, batch_size)
+        return prepared.read(split, indices if rows is None else indices[rows], features)
+
+    steps = range(start_step, stop_step)
+    tf = None if reader == "threads" else _tensorflow_if_installed()
+    if tf is not None:
+        sample = prepared.read(split, [0], features)
+        return _read_with_tf_data(tf, read, steps, {f: sample[f].dtype for f in features})
+    if reader == "tf.data":
+        raise _tensorflow_missing()
+    return _read_with_threads(read, steps)
+
+
+def _read_with_threads(read: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
+    """`read(step)` for each step, in order. At most `_READERS` + `_AHEAD` steps are begun beyond those handed out.
+
+    An error of `read` is raised in place of its batch. The threads end with the iterator.
+    """
+    pool = ThreadPoolExecutor(_READERS, thread_name_prefix=_THREAD_NAME)
+    pending: collections.deque[Future[Batch]] = collections.deque()
+    try:
+        for step in steps:
+            pending.append(pool.submit(read, step))
+            if len(pending) == _READERS + _AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _read_with_tf_data(
+    tf: ModuleType, read: Callable[[int], Batch], steps: range, dtypes: Mapping[str, np.dtype]
+) -> Iterator[Batch]:
+    """As `_read_with_threads`, by tf.data."""
     failures: list[Exception] = []
 
-    def read(step):
+    def read_columns(step: np.int64) -> list[np.ndarray]:
         try:
-            indices = prepared.order(split, seed, int(step), batch_size)
-            batch = prepared.read(split, indices if rows is None else indices[rows], features)
-        except Exception as error:  # tf.data would wrap it in its own: kept, to be raised as it was
+            batch = read(int(step))
+        except Exception as error:  # tf.data wraps it in an error of its own: kept, to be raised as it was
             failures.append(error)
             raise
-        return [batch[f] for f in features]
+        return [batch[f] for f in dtypes]
 
-    sample = prepared.read(split, [0], features)
-    types = [tf.as_dtype(sample[f].dtype) for f in features]
+    types = [tf.as_dtype(dtype) for dtype in dtypes.values()]
     dataset = (
-        tf.data.Dataset.range(start_step, stop_step)
-        .map(lambda step: tf.numpy_function(read, [step], types), num_parallel_calls=_READERS, deterministic=True)
+        tf.data.Dataset.range(steps.start, steps.stop)
+        .map(
+            lambda step: tf.numpy_function(read_columns, [step], types),
+            num_parallel_calls=_READERS,
+            deterministic=True,
+        )
         .prefetch(_AHEAD)
     )
     options = tf.data.Options()
     options.threading.private_threadpool_size = _READERS
     options.autotune.enabled = False
     try:
-        for values in dataset.with_options(options).as_numpy_iterator():
-            yield dict(zip(features, values))
+        for columns in dataset.with_options(options).as_numpy_iterator():
+            yield dict(zip(dtypes, columns))
     except tf.errors.OpError:
         if failures:
             raise failures[0] from None
@@ -91,23 +126,28 @@ def local_rows(sharding: jax.sharding.Sharding, batch_size: int) -> np.ndarray:
 
 
 class DeviceBatches:
-    """Puts host batches on the devices, one ahead, and measures the time spent waiting for input.
+    """Host batches, each with the rows that `local_rows` gives in that order, as global arrays on the devices.
 
-    A host batch holds the rows that `local_rows` gives, in that order.
+    A batch is fetched when it is requested, which is after the step on the previous batch was dispatched: JAX runs
+    that step while the host waits for input and copies it. Reading ahead is left to `host_batches`.
+
+    Attributes:
+      waited_s: seconds that `next` waited for host batches so far. The devices may have been computing meanwhile, so
+        this is an upper bound on their idle time.
     """
 
-    def __init__(self, batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding):
+    def __init__(self, batches: Iterator[Batch], sharding: jax.sharding.Sharding):
         self._batches = batches
         self._sharding = sharding
         self.waited_s = 0.0
-        self._next = self._fetch()
 
-    def _fetch(self):
+    def __iter__(self) -> Iterator[dict[str, jax.Array]]:
+        return self
+
+    def __next__(self) -> dict[str, jax.Array]:
         started = time.perf_counter()
-        batch = next(self._batches, None)
+        batch = next(self._batches)
         self.waited_s += time.perf_counter() - started
-        if batch is None:
-            return None
         return {k: self._put(v) for k, v in batch.items()}
 
     def _put(self, values: np.ndarray) -> jax.Array:
@@ -123,19 +163,13 @@ class DeviceBatches:
 
         return jax.make_array_from_callback((batch_size, *values.shape[1:]), self._sharding, shard)
 
-    def __iter__(self):
-        return self
 
-    def __next__(self) -> dict[str, jax.Array]:
-        current = self._next
-        if current is None:
-            raise StopIteration
-        self._next = self._fetch()
-        return current
+def write_tfrecord(prepared: Readable, split: str, features: Sequence[str], path: str) -> None:
+    """Writes a split as one TFRecord file, the form that most projects read, for `fusionx bench input`.
 
-
-def write_tfrecord(prepared: sets.Readable, split: str, features: Sequence[str], path: str) -> None:
-    """A split as one TFRecord file: the form that most projects read, for `fusionx bench input` to compare with."""
+    Raises:
+      InputError: TensorFlow is not installed.
+    """
     tf = _tensorflow()
     size = prepared.size(split)
     with tf.io.TFRecordWriter(path) as writer:
@@ -148,18 +182,50 @@ def write_tfrecord(prepared: sets.Readable, split: str, features: Sequence[str],
 
 
 def tfrecord_batches(
-    path: str, prepared: sets.Readable, features: Sequence[str], batch_size: int, passes: int = 1
-) -> Iterator[dict[str, np.ndarray]]:
-    """What most projects do: a file read in order, a shuffle buffer of 1000, parsing and decoding in parallel."""
+    path: str, prepared: Readable, features: Sequence[str], batch_size: int, passes: int = 1
+) -> Iterator[Batch]:
+    """The input pipeline of most projects: a file in order, a shuffle buffer, parallel parsing and decoding.
+
+    Raises:
+      InputError: TensorFlow is not installed.
+    """
     tf = _tensorflow()
     layout = {f: tf.io.FixedLenFeature([], tf.string) for f in features}
     shapes = {f: (m.height, m.width, len(m.bands)) for f, m in prepared.contract.modalities.items()}
-
-    def decode(record):
-        parsed = tf.io.parse_single_example(record, layout)
-        return {f: tf.reshape(tf.io.decode_raw(v, tf.uint16), shapes[f]) for f, v in parsed.items()}
-
     dataset = (
-        tf.data.TFRecordDataset(path).shuffle(1000).repeat(passes).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        tf.data.TFRecordDataset(path)
+        .shuffle(_SHUFFLE_BUFFER)
+        .repeat(passes)
+        .map(
+            lambda record: {
+                f: tf.reshape(tf.io.decode_raw(v, tf.uint16), shapes[f])
+                for f, v in tf.io.parse_single_example(record, layout).items()
+            },
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
     )
     return dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+
+def _tensorflow_if_installed() -> ModuleType | None:
+    """TensorFlow, kept off the accelerator that JAX computes on; None where it is not installed."""
+    # Its start-up messages would hide ours; errors are still printed.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    try:
+        import tensorflow as tf
+    except ImportError:
+        return None
+    tf.config.set_visible_devices([], "GPU")
+    return tf
+
+
+def _tensorflow() -> ModuleType:
+    tf = _tensorflow_if_installed()
+    if tf is None:
+        raise _tensorflow_missing()
+    return tf
+
+
+def _tensorflow_missing() -> InputError:
+    return InputError("This needs tf.data, and TensorFlow is not installed; `pip install tensorflow-cpu`.")

@@ -1,21 +1,23 @@
-"""Opens prepared sets: one, or a mixture of several, with groups of bands where a config asks for them."""
+"""Opens prepared sets: one, or a mixture of several, with band groups where a config has them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from fusionx_jax.errors import InputError
-from fusionx_jax.prepared.bands import Grouped
+from fusionx_jax.prepared.bands import BandGroups
 from fusionx_jax.prepared.mixture import Mixture
+from fusionx_jax.prepared.readable import Readable
 from fusionx_jax.prepared.store import PreparedSet
 
-Readable = PreparedSet | Mixture | Grouped
+__all__ = ["Readable", "open_for", "open_sets"]
 
 
-def open_for(config: Any, dataset: str) -> Readable:
-    """The sets of `dataset` as a config reads them: mixed by its weights, with its groups of bands.
+def open_for(config: ConfigDict, dataset: str) -> Readable:
+    """The sets of `dataset`, mixed by the config's `dataset_weights`, with its `band_groups`.
 
     Raises:
-      InputError: one cannot be read, or they do not fit together.
+      InputError: a set cannot be read, or the sets do not fit together.
     """
     return open_sets(dataset, config.get("dataset_weights", ()), dict(config.get("band_groups", {})))
 
@@ -23,16 +25,22 @@ def open_for(config: Any, dataset: str) -> Readable:
 def open_sets(
     dataset: str, weights: Sequence[float] = (), groups: Mapping[str, Sequence[str]] | None = None
 ) -> Readable:
-    """A prepared set, or a mixture of those that `dataset` lists with commas between; with groups of bands if asked.
+    """Opens a prepared set, or a mixture of several.
+
+    Args:
+      dataset: directories or addresses of prepared sets, separated by commas.
+      weights: share of each set in a mixture; without them each counts by its training tiles.
+      groups: band groups, as `BandGroups` takes them.
 
     Raises:
-      InputError: one cannot be read, or they do not fit together.
+      InputError: a set cannot be read, or the sets do not fit together.
     """
     directories = [d.strip() for d in dataset.split(",") if d.strip()]
     if not directories:
-        raise InputError("The data set's directory is empty; give that of a prepared set (--dataset).")
+        raise InputError("The data set's directory is empty; pass the directory of a prepared set as --dataset.")
+    opened: Readable
     if len(directories) == 1:
         opened = PreparedSet(directories[0])
     else:
         opened = Mixture([PreparedSet(d) for d in directories], weights)
-    return Grouped(opened, groups) if groups else opened
+    return BandGroups(opened, groups) if groups else opened

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from fusionx_jax import contract as contract_lib
-from fusionx_jax import modalities, progress
+from fusionx_jax import files, modalities, progress
 from fusionx_jax.contract import Contract
-from fusionx_jax.prepared import order, remote, store
+from fusionx_jax.prepared import order, store
 from fusionx_jax.report.survey_page import BIN, Survey
 
 _BINS = 65536 // BIN
@@ -209,7 +209,7 @@ def _sheet(prepared: store.PreparedSet, splits: Sequence[str], shown: int) -> li
 def summary(survey: Survey) -> str:
     """The set as a few lines and a table for a terminal."""
     c = survey.contract
-    here = () if remote.is_remote(survey.directory) else os.listdir(survey.directory)
+    here = () if files.is_address(survey.directory) else os.listdir(survey.directory)
     size = sum(os.path.getsize(os.path.join(survey.directory, f)) for f in here if ".array_record-" in f)
     lines = [
         f"{c.title}: {survey.directory}" + (f", {size / 1e9:.2f} GB" if here else ""),

@@ -94,16 +94,16 @@ def test_threads_share_a_shard(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 70_000), st.integers(1, 140_000)), min_size=1, max_size=4), st.integers(0, 90))
-def test_parts_are_read_straight_into_their_rooms(tmp_path_factory, layout, behind):
-    """`layout` lists gap and part in turn; every record has the same parts at the same distance from its end."""
+def test_parts_are_read_straight_into_their_buffers(tmp_path_factory, layout, behind):
+    """`layout` lists gap and part in turn; every record has the same parts at the same byte offsets from its end."""
     tail = sum(gap + part for gap, part in layout) + behind
     records = _records([tail + extra for extra in (0, 13, 65_530)])
     shard = shards.Shard(_write(tmp_path_factory.mktemp("shard") / "x", records), 3)
     for number in (2, 0, 1):
-        record, parts, distance = records[number], [], tail
+        record, parts, from_end = records[number], [], tail
         for gap, part in layout:
-            parts.append((distance - gap, memoryview(bytearray(part))))
-            distance -= gap + part
+            parts.append(shards.Part(from_end - gap, memoryview(bytearray(part))))
+            from_end -= gap + part
         gaps = [bytes(g) for g in shard.scatter(number, parts)]
         together = b"".join(x for pair in zip(gaps, [*(bytes(v) for _, v in parts), b""]) for x in pair)
         assert together == record

@@ -190,7 +190,7 @@ def test_more_shards_than_files_may_be_open(simulated, monkeypatch, tmp_path):
 
     monkeypatch.setattr(writer, "_SHARD_BYTES", 20_000)
     many = writer.prepare(Simulated(60, 16, 0), str(tmp_path), num_workers=1)
-    monkeypatch.setattr(tiles, "_most_open", lambda: 3)
+    monkeypatch.setattr(store, "_max_open", lambda: 3)
     prepared = store.PreparedSet(many)
     assert len(prepared._shards["train"]) > 6
     read = prepared.read("train", np.arange(42)[::-1], ["id"])["id"]
@@ -245,5 +245,5 @@ def test_groups_of_bands_are_modalities_with_their_own_bands_and_statistics(simu
     assert (batch["s1"] == whole["s1"]).all()
     assert batch["id"].tolist() == whole["id"].tolist()
     for wrong in ({"s1": ("s2", "B04")}, {"x": ("s3", "B04")}, {"x": ("s2", "B99")}, {"x": ("s2",)}):
-        with pytest.raises(InputError, match="band_groups gives"):
+        with pytest.raises(InputError, match="band_groups defines"):
             sets.open_sets(simulated, (), wrong)
