@@ -1,24 +1,27 @@
 """Every builder on made-up archives in the data set's true layout, and on the real samples where they are there."""
 
 import argparse
-import importlib
 import pickle
+import sys
 import tarfile
+import types
 import zipfile
 
 import numpy as np
 import pytest
 
-from data import clc, igbp, prepare, raster, writer
+from data import clc, igbp, prepare, raster, registry, shard_writer, writer
+from data.simulated.builder import Simulated
 from data.source import BadTile
-from fusionx_jax import contract
+from fusionx_jax import contract, files
 from fusionx_jax.errors import InputError
 from fusionx_jax.prepared import store
 from tests.data import fakes
+from tests.helpers import ROOT
 
 
 def source(name, *options):
-    builder = importlib.import_module(f"data.{name}.builder")
+    builder = registry.DATA_SETS[name].builder()
     parser = argparse.ArgumentParser()
     builder.add_arguments(parser)
     return builder.make_source(parser.parse_args([str(o) for o in options]))
@@ -30,7 +33,7 @@ def every(made):
     for split, count in made.splits().items():
         for i in range(count):
             example = made.example(split, i)
-            writer.encode_example(example, made.describe())
+            shard_writer.encode_example(example, made.describe())
             out[example["id"]] = example | {"split": split}
     return out
 
@@ -364,15 +367,37 @@ def test_other_lists_or_options_are_another_set(tmp_path, capsys):
 
 
 def test_two_preparations_of_one_set_do_not_meet(tmp_path):
-    from data.simulated.builder import Simulated
-
     directory = tmp_path / "simulated/1.0.0"
     (directory / "preparing").mkdir(parents=True)
-    held = writer._claim(str(directory), Simulated(20, 16, 0).describe())
+    lock = files.lock(directory / "preparing/lock")
     with pytest.raises(InputError, match="Another process is preparing"):
         writer.prepare(Simulated(20, 16, 0), str(tmp_path), num_workers=1)
-    held.close()
+    lock.close()
     assert writer.prepare(Simulated(20, 16, 0), str(tmp_path), num_workers=1) == str(directory)
+
+
+def test_a_data_set_from_outside_is_in_the_help_and_can_be_prepared(tmp_path, monkeypatch, capsys):
+    builder = types.ModuleType("outside_builder")
+    builder.add_arguments = lambda parser: parser.add_argument("--seed", type=int, default=0, help="which outside")
+    builder.make_source = lambda args: Simulated(20, 16, args.seed)
+    monkeypatch.setitem(sys.modules, "outside_builder", builder)
+    monkeypatch.setitem(
+        registry.DATA_SETS._entries, "outside", registry.DataSet("tiles from elsewhere", "outside_builder")
+    )
+    with pytest.raises(SystemExit):
+        prepare.main(["--help"])
+    assert "outside         tiles from elsewhere" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        prepare.main(["outside", "--help"])
+    assert "which outside" in capsys.readouterr().out
+    assert prepare.main(["outside", f"--out={tmp_path}", "--seed=4", "--num_workers=1"]) == 0
+    directory = capsys.readouterr().out.splitlines()[-1]
+    assert store.PreparedSet(directory).read("test", [0], ["id"])["id"].tolist() == ["sim-4-0000008"]
+
+
+def test_every_folder_with_a_builder_is_registered():
+    folders = {path.parent.name for path in (ROOT / "data").glob("*/builder.py")}
+    assert folders == set(registry.DATA_SETS)
 
 
 def test_the_offset_of_newer_products_is_noticed_and_can_be_taken_off(tmp_path, capsys):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data import writer
+from data import shard_writer, writer
 from data.simulated.builder import Simulated
 from fusionx_jax import contract
 from fusionx_jax.errors import InputError, RunError
@@ -91,17 +91,21 @@ def test_a_tile_of_another_size_stops_the_preparation_by_name(tmp_path):
         contract.load(tmp_path / "simulated" / "1.0.0")
 
 
-def test_the_same_command_again_does_nothing_and_another_is_refused(tmp_path, capsys):
+def test_the_same_command_again_does_nothing_and_another_is_refused(tmp_path, monkeypatch):
     first = writer.prepare(Simulated(20, 16, 0), str(tmp_path), num_workers=1)
-    before = os.stat(os.path.join(first, "contract.json")).st_mtime_ns
-    assert writer.prepare(Simulated(20, 16, 0), str(tmp_path)) == first
-    assert os.stat(os.path.join(first, "contract.json")).st_mtime_ns == before
+
+    def forbidden(*arguments):
+        raise AssertionError("a finished set is prepared again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "plan_shards", forbidden)
+        assert writer.prepare(Simulated(20, 16, 0), str(tmp_path)) == first
     with pytest.raises(InputError, match="already holds another set"):
         writer.prepare(Simulated(30, 16, 0), str(tmp_path))
 
 
 def test_an_interrupted_preparation_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "_SHARD_BYTES", 40_000)
+    monkeypatch.setattr(shard_writer, "_SHARD_BYTES", 40_000)
     whole = writer.prepare(Simulated(40, 16, 0), str(tmp_path / "whole"), num_workers=1)
     cut = writer.prepare(Simulated(40, 16, 0), str(tmp_path / "cut"), num_workers=1)
     # As a kill leaves it: no contract, a shard missing, another without its statistics, a temporary file.

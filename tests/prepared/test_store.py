@@ -185,10 +185,10 @@ def test_a_set_elsewhere_is_read_through_fsspec(simulated, tmp_path, monkeypatch
 
 
 def test_more_shards_than_files_may_be_open(simulated, monkeypatch, tmp_path):
-    from data import writer
+    from data import shard_writer, writer
     from data.simulated.builder import Simulated
 
-    monkeypatch.setattr(writer, "_SHARD_BYTES", 20_000)
+    monkeypatch.setattr(shard_writer, "_SHARD_BYTES", 20_000)
     many = writer.prepare(Simulated(60, 16, 0), str(tmp_path), num_workers=1)
     monkeypatch.setattr(store, "_max_open", lambda: 3)
     prepared = store.PreparedSet(many)
