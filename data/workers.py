@@ -1,4 +1,4 @@
-"""Shards written by local processes, one per core."""
+"""Shards written on this machine: by several processes, or in this one."""
 
 import concurrent.futures
 import multiprocessing
@@ -16,7 +16,28 @@ from fusionx_jax.errors import RunError
 
 _POLL_S = 0.5  # between two looks at the workers' progress
 
+Finished = Callable[[Shard, ShardStatistics], None]
+
 _source: Source | None = None  # a worker's copy, set once when its process starts
+
+
+def run(source: Source, directory: str, shards: Sequence[Shard], num_workers: int | None, finished: Finished) -> None:
+    """Writes shards, and calls `finished` with each; an error that it raises ends the run.
+
+    Args:
+      num_workers: processes, by default one per core. One worker is this process.
+
+    Raises:
+      RunError: a worker process died.
+    """
+    workers = max(1, min(num_workers or os.cpu_count() or 1, len(shards) or 1))
+    name = os.path.basename(os.path.dirname(directory))
+    with progress.Progress(sum(s.size for s in shards), f"preparing {name}", "tile") as bar:
+        if workers > 1:
+            _run_pool(source, directory, shards, workers, finished, bar)
+            return
+        for shard in shards:
+            finished(shard, write_shard(source, directory, shard, bar.advance))
 
 
 class _Counter(NamedTuple):
@@ -30,45 +51,40 @@ class _Counter(NamedTuple):
             self.value.value += count
 
 
-def run(
+def _run_pool(
     source: Source,
     directory: str,
     shards: Sequence[Shard],
-    num_workers: int | None,
-    finished: Callable[[Shard, ShardStatistics], None],
+    workers: int,
+    finished: Finished,
+    bar: progress.Progress,
 ) -> None:
-    """Writes shards, and calls `finished` with each; an error that it raises ends the run.
-
-    Raises:
-      RunError: a worker process died.
-    """
-    workers = max(1, min(num_workers or os.cpu_count() or 1, len(shards) or 1))
-    total = sum(s.size for s in shards)
-    name = os.path.basename(os.path.dirname(directory))
     context = multiprocessing.get_context("spawn")
-    with progress.Progress(total, f"preparing {name}", "tile") as bar, context.Manager() as manager:
-        counter = _Counter(manager.Value("q", 0), manager.Lock())
-        with concurrent.futures.ProcessPoolExecutor(
+    with (
+        context.Manager() as manager,
+        concurrent.futures.ProcessPoolExecutor(
             workers, mp_context=context, initializer=_start_worker, initargs=(source,)
-        ) as pool:
-            pending = {pool.submit(_work, directory, s, counter): s for s in shards}
-            waiting, shown = set(pending), 0
-            try:
-                while waiting:
-                    ready, waiting = concurrent.futures.wait(waiting, timeout=_POLL_S)
-                    done = counter.value.value
-                    bar.advance(done - shown)
-                    shown = done
-                    for future in ready:
-                        finished(pending[future], future.result())
-            except concurrent.futures.process.BrokenProcessPool as error:
-                raise RunError(
-                    f"A worker process died while preparing {directory} (out of memory?). Finished shards are kept: "
-                    "run the same command again, with fewer --num_workers if memory is short."
-                ) from error
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        ) as pool,
+    ):
+        counter = _Counter(manager.Value("q", 0), manager.Lock())
+        pending = {pool.submit(_work, directory, s, counter): s for s in shards}
+        waiting, shown = set(pending), 0
+        try:
+            while waiting:
+                ready, waiting = concurrent.futures.wait(waiting, timeout=_POLL_S)
+                done = counter.value.value
+                bar.advance(done - shown)
+                shown = done
+                for future in ready:
+                    finished(pending[future], future.result())
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise RunError(
+                f"A worker process died while preparing {directory} (out of memory?). Finished shards are kept: "
+                "run the same command again, with fewer --num_workers if memory is short."
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def _start_worker(source: Source) -> None:

@@ -9,7 +9,8 @@ from data.paired_scenes import builder
 from fusionx_jax import contract
 from fusionx_jax.errors import InputError
 from fusionx_jax.prepared import store
-from tests.helpers import ROOT, assert_clear, run_cli
+from tests.data.command import run_prepare
+from tests.helpers import ROOT, assert_clear
 
 rasterio = pytest.importorskip("rasterio")
 
@@ -69,7 +70,7 @@ def _spec(scenes, **changes):
 
 
 def _prepare(scenes, out, *options):
-    return run_cli("data.prepare", "paired_scenes", f"--raw={scenes}", f"--out={out}", "--tile_size=16", *options)
+    return run_prepare("paired_scenes", f"--raw={scenes}", f"--out={out}", "--tile_size=16", *options)
 
 
 def test_scenes_become_tiles_with_bands_by_name(scenes, tmp_path):
@@ -201,7 +202,7 @@ def _shift(scenes):
         (lambda s: [shutil.rmtree(s / f"scene{i}") for i in range(4)], ("No scene in",)),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_left(scenes, tmp_path, damage, words):
+def test_wrong_input_is_one_sentence_and_leaves_no_set(scenes, tmp_path, damage, words):
     damage(scenes)
     done = _prepare(scenes, tmp_path / "out")
     assert_clear(done, 2, *words)
@@ -229,8 +230,8 @@ def test_declared_no_data_becomes_missing_pixels(scenes, tmp_path):
     [("terramesh", "terramesh_scenes", 32, 245), ("sen1floods11", "sen1floods11", 64, 64)],
 )
 def test_real_samples_are_prepared(samples, tmp_path, name, folder, size, count):
-    done = run_cli(
-        "data.prepare", "paired_scenes", f"--raw={samples / folder}", f"--out={tmp_path}", f"--tile_size={size}",
+    done = run_prepare(
+        "paired_scenes", f"--raw={samples / folder}", f"--out={tmp_path}", f"--tile_size={size}",
         f"--spec={ROOT}/data/paired_scenes/{name}.yaml",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -242,7 +243,7 @@ def test_real_samples_are_prepared(samples, tmp_path, name, folder, size, count)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"labels__classes": {"water": 1}}, "a raster value under `classes:` is 'water'"),
         ({"labels__classes": {1: "land", 2: "land"}}, "names must differ"),
@@ -255,11 +256,11 @@ def test_real_samples_are_prepared(samples, tmp_path, name, folder, size, count)
         ({"modalities__s2__add": "minus"}, "`add` is 'minus'"),
     ],
 )
-def test_a_spec_that_makes_no_sense_is_one_sentence(scenes, change, said):
+def test_an_invalid_spec_is_one_sentence(scenes, change, message):
     _spec(scenes, **change)
     with pytest.raises(InputError) as caught:
         builder.read_spec(str(scenes / "scenes.yaml"))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_another_spec_of_the_same_scenes_is_another_set(scenes, tmp_path):

@@ -106,7 +106,7 @@ def test_the_same_command_again_does_nothing_and_another_is_refused(tmp_path, mo
 
 def test_an_interrupted_preparation_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_writer, "_SHARD_BYTES", 40_000)
-    whole = writer.prepare(Simulated(40, 16, 0), str(tmp_path / "whole"), num_workers=1)
+    whole = writer.prepare(Simulated(40, 16, 0), str(tmp_path / "whole"), num_workers=2)
     cut = writer.prepare(Simulated(40, 16, 0), str(tmp_path / "cut"), num_workers=1)
     # As a kill leaves it: no contract, a shard missing, another without its statistics, a temporary file.
     description = Simulated(40, 16, 0).describe()
@@ -129,7 +129,7 @@ def test_an_interrupted_preparation_goes_on_to_the_same_bytes(tmp_path, monkeypa
             assert a.read() == b.read()
 
 
-def test_too_little_disk_is_said_before_starting(tmp_path, monkeypatch):
+def test_too_little_disk_space_is_noticed_before_starting(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
     with pytest.raises(RunError, match="needs about .* GB"):
         writer.prepare(Simulated(20, 16, 0), str(tmp_path))
