@@ -1,6 +1,5 @@
 """`python -m fusionx_jax COMMAND`, installed as `fusionx`. A command's module is imported only when it is called."""
 
-import errno
 import importlib
 import sys
 from collections.abc import Callable
@@ -49,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
-    """Runs a command; what goes wrong outside the program becomes one sentence and an exit status."""
-    from fusionx_jax.errors import InputError, RunError
+    """Runs a command; a failure outside the program becomes one sentence and an exit status."""
+    from fusionx_jax.errors import failure
 
     try:
         if not {"-h", "--help"} & set(argv):
@@ -58,29 +57,15 @@ def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:
 
             progress.setup_logging()
         return command(argv)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            print(
-                f"error: The disk is full ({error.filename or 'while writing'}); free some space and run the same "
-                "command again.",
-                file=sys.stderr,
-            )
-            return 1
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
-            print(
-                f"error: {error.strerror}: {error.filename}; give another folder or its permissions.", file=sys.stderr
-            )
-            return 2
-        raise
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
+    except Exception as error:
+        reported = failure(error)
+        if reported is None:
+            raise
+        print(f"error: {reported.message}", file=sys.stderr)
+        return reported.status
 
 
 if __name__ == "__main__":

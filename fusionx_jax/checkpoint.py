@@ -6,17 +6,18 @@ that a checkpoint is understood without the run's code or config file. Saves are
 
 import errno
 import os
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
 from fusionx_jax import contract as contract_lib
 from fusionx_jax.contract import Contract
-from fusionx_jax.errors import InputError, RunError
+from fusionx_jax.errors import InputError, RunError, is_out_of_memory
 
 FOLDER = "checkpoints"
+Result = TypeVar("Result")
 
 
 class Saved(NamedTuple):
@@ -37,7 +38,7 @@ class Manager:
         self._metadata = {"config": dict(config), "contract": contract.to_dict()}
         self._keep = keep
         self.directory = os.path.join(os.path.abspath(workdir), FOLDER)
-        self._checkpointer = _disk_safe(
+        self._checkpointer = save_errors(
             lambda: ocp.training.Checkpointer(
                 self.directory,
                 # The loop decides when to save.
@@ -53,7 +54,7 @@ class Manager:
 
     def __exit__(self, kind, *unused) -> None:
         if kind is None:
-            _disk_safe(self._checkpointer.close, self.directory)
+            save_errors(self._checkpointer.close, self.directory)
         else:
             try:  # the error under way matters more than one from closing
                 self._checkpointer.close()
@@ -78,19 +79,25 @@ class Manager:
             if wait:
                 self._checkpointer.wait()
 
-        _disk_safe(start, self.directory)
+        save_errors(start, self.directory)
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of `step`, laid out as the shardings of `abstract_state` say, whatever it was saved on."""
         return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]
 
 
-def _disk_safe(action, directory: str):
+def save_errors(action: Callable[[], Result], directory: str) -> Result:
+    """Runs an action that writes to `directory`.
+
+    Raises:
+      RunError: the disk is full.
+      InputError: the directory cannot be written.
+    """
     try:
         return action()
     except Exception as error:
         full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if (isinstance(error, OSError) and error.errno in full) or _says_full(error):
+        if (isinstance(error, OSError) and error.errno in full) or _is_full_disk(error):
             raise RunError(
                 f"The disk filled while saving a checkpoint to {directory}; the checkpoints before it are intact: free "
                 "some space and run the same command again."
@@ -100,9 +107,11 @@ def _disk_safe(action, directory: str):
         raise
 
 
-def _says_full(error: BaseException | None) -> bool:
-    """Whether an error or its cause is TensorStore's word for a full disk."""
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error or its cause is TensorStore's for a full disk, which has no type of its own."""
     while error is not None:
+        if is_out_of_memory(error):  # XLA uses the same status code
+            return False
         text = str(error)
         if "No space left" in text or "File too large" in text or "RESOURCE_EXHAUSTED" in text:
             return True

@@ -79,19 +79,61 @@ def without_free_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in raw.items() if key not in FREE_SETTINGS}
 
 
+BY_MODALITY = ("loss_weights", "mask_ratio")
+"""Keys that may hold one value for each modality; overrides may add an entry for any name in `modalities`."""
+
+
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """Applies `--config.key=value` arguments, with ml_collections' type checks.
 
     Raises:
       InputError: an unknown key or a value of the wrong type, with the keys that exist beside it.
     """
+    for item in overrides:
+        if not item.startswith("--config."):
+            raise InputError(f"The argument {item!r} is not understood; config values are set as --config.key=value.")
+    new = [item for item in overrides if _is_new_entry(config, _key(item))]
+    config = _set_values(config, [item for item in overrides if item not in new])
+    for item in new:
+        _add_entry(config, _key(item))
+    return _set_values(config, new) if new else config
+
+
+def _key(item: str) -> str:
+    """The key of `--config.key=value`."""
+    return item.removeprefix("--config.").partition("=")[0]
+
+
+def _is_new_entry(config: ConfigDict, key: str) -> bool:
+    """Whether a key adds an entry to a setting that has one value for each modality."""
+    parent, _, name = key.partition(".")
+    return (
+        parent in BY_MODALITY
+        and bool(name)
+        and isinstance(config.get(parent), ConfigDict)
+        and name not in config[parent]
+    )
+
+
+def _add_entry(config: ConfigDict, key: str) -> None:
+    """Adds a float entry for a modality."""
+    parent, _, name = key.partition(".")
+    if name not in config.modalities:
+        raise InputError(
+            f"Unknown config key {key!r}: {name} is not a modality of this config; modalities is "
+            f"{tuple(config.modalities)}."
+        )
+    with config.unlocked():
+        config[parent][name] = 0.0
+
+
+def _set_values(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Sets values of existing keys."""
     from absl import flags
     from ml_collections import config_flags
 
     for item in overrides:
-        if not item.startswith("--config."):
-            raise InputError(f"The argument {item!r} is not understood; config values are set as --config.key=value.")
-        _check_key(config, item.removeprefix("--config.").partition("=")[0])
+        _check_key(config, _key(item))
     values = flags.FlagValues()
     argv = ["fusionx", *overrides]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from fusionx_jax import checkpoint, distributed, preprocess, progress, sharding
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import Contract, check_compatible, in_band_order
-from fusionx_jax.errors import InputError
+from fusionx_jax.errors import InputError, device_memory
 from fusionx_jax.models import build
 from fusionx_jax.prepared import pipeline, sets
 from fusionx_jax.training import workdir as workdir_lib
@@ -67,6 +67,7 @@ def run(config: ConfigDict, workdir: str) -> int:
         suffix = "" if distributed.is_first() else f".{jax.process_index()}"
         stack.enter_context(progress.logging_to(os.path.join(workdir, f"pretrain{suffix}.log")))
         stack.enter_context(jax.set_mesh(experiment.mesh))
+        stack.enter_context(step_memory(config))
         return train(experiment, workdir)
 
 
@@ -147,6 +148,15 @@ def check_trace(experiment: Experiment, objective: Objective) -> None:
         checkpoint.check_params(experiment.init_from, params)
     batch = abstract_batch(experiment.config, experiment.contract)
     jax.eval_shape(objective.loss, params, batch, jax.random.key(0))
+
+
+def step_memory(config: ConfigDict) -> contextlib.AbstractContextManager[None]:
+    """Names the settings that determine the memory of the train step if a device runs out of it."""
+    accumulate, remat = config.optimizer.get("accumulate", 1), config.model.get("remat", "none")
+    return device_memory(
+        f"the train step (batch_size is {config.batch_size}, optimizer.accumulate {accumulate}, model.remat {remat!r})",
+        "lower batch_size, raise optimizer.accumulate, set model.remat to 'dots' or 'full', or use more devices",
+    )
 
 
 def train(experiment: Experiment, workdir: str) -> int:

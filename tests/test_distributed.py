@@ -22,22 +22,31 @@ from tests.helpers import EARLY, ROOT, TINY, assert_clear, run_cli
 TOLERANCE = 2e-4
 
 
-def start(workdir, simulated, processes, *more, devices=2):
-    """`fusionx pretrain` in `processes` processes of `devices` devices each."""
+# The test network has no array of 4 MB, the size from which parameters are split.
+COMMAND = """
+import sys
+from fusionx_jax import __main__, sharding
+sharding.REPLICATED_BYTES = 1 << 16
+sys.exit(__main__.main())
+"""
+
+
+def start(workdir, simulated, processes, *more, devices=2, last=(COMMAND,)):
+    """`fusionx pretrain` in `processes` processes of `devices` devices each; the last one may run another script."""
     command = [
         "pretrain", "--config=configs/demo.py", f"--workdir={workdir}", *TINY, *EARLY, f"--config.dataset={simulated}",
     ]  # fmt: skip
-    return start_command([*command, *more], processes, devices)
+    return start_command([*command, *more], processes, devices, last)
 
 
-def start_command(command, processes, devices=2):
+def start_command(command, processes, devices=2, last=(COMMAND,)):
     port = free_port()
     env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
     joined = ["--distributed", f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
     return [
         subprocess.Popen(
             [
-                sys.executable, "-m", "fusionx_jax", *command,
+                sys.executable, "-c", *(last if i == processes - 1 else (COMMAND,)), *command,
                 *([*joined, f"--process_id={i}", "--heartbeat_timeout=10"] if processes > 1 else []),
             ],
             cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True,
@@ -126,10 +135,49 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step_and_the_run_goes_o
     assert len(losses(tmp_path / "w")) <= step
 
 
+FAILING = """
+import sys, time
+from fusionx_jax import __main__, errors
+from fusionx_jax.prepared import sets, store
+place, stamp = sys.argv[1:3]
+del sys.argv[1:3]
+def fail():
+    with open(stamp, "w") as f:
+        f.write(str(time.time()))
+    raise errors.InputError("The shard is damaged; prepare the set again.")
+calls, read = 0, store.PreparedSet.read
+def read_ten_times(*arguments):
+    global calls
+    calls += 1
+    return read(*arguments) if calls <= 10 else fail()
+if place == "open":
+    sets.open_for = lambda *_: fail()
+else:
+    store.PreparedSet.read = read_ten_times
+sys.exit(__main__.main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["open", "read"])
+def test_an_error_of_one_process_ends_all_with_its_message_in_ten_seconds(simulated, tmp_path, place):
+    """Before the first step, while the other process waits at a barrier, and in a later one, in a collective."""
+    stamp = tmp_path / "stamp"
+    started = start(
+        tmp_path / "w", simulated, 2, "--config.num_steps=4000", "--config.checkpoint_every=4000",
+        last=(FAILING, place, str(stamp)),
+    )  # fmt: skip
+    errors = finish(started, 2)
+    assert time.time() - float(stamp.read_text()) < 10
+    assert "error: Process 1 of 2 failed: The shard is damaged; prepare the set again." in errors[0]
+    assert "error: The shard is damaged; prepare the set again." in errors[1]
+    assert "Traceback" not in errors[0], errors[0]
+
+
 def test_flags_that_make_no_job_are_refused(tmp_path):
     base = ("fusionx_jax", "pretrain", "--config=configs/demo.py", f"--workdir={tmp_path / 'w'}")
     assert_clear(run_cli(*base, "--process_id=0"), 2, "--process_id given without --distributed")
-    assert_clear(run_cli(*base, "--distributed", "--num_processes=2"), 2, "--coordinator, --process_id lacking")
+    assert_clear(run_cli(*base, "--distributed", "--num_processes=2"), 2, "--coordinator, --process_id missing")
     both = ("--distributed", "--num_processes=2", "--coordinator=127.0.0.1:1")
     assert_clear(run_cli(*base, *both, "--process_id=2"), 2, "must lie between 0 and 1")
     alone = run_cli(

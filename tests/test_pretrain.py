@@ -128,6 +128,32 @@ def test_a_disk_that_fills_keeps_the_checkpoints_there_are(tmp_path, simulated, 
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
 
 
+OUT_OF_MEMORY = (
+    "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 90194313216 bytes. [tf-allocator-allocation-error='']\n"
+    "BufferAssignment stats:\n  parameter allocation: 1.2GiB"
+)
+
+
+def test_a_step_that_runs_out_of_device_memory_names_the_settings_to_change(tiny_config, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError(OUT_OF_MEMORY)
+
+    monkeypatch.setattr(pretrain, "jit_step", lambda *_: refuse)
+    with pytest.raises(
+        RunError, match="batch_size is 16, optimizer.accumulate 1, model.remat 'none'.*90194313216"
+    ) as e:
+        pretrain.run(tiny_config, str(tmp_path))
+    assert "disk" not in str(e.value)
+
+
+def test_a_full_disk_and_full_device_memory_are_told_apart():
+    full_disk = ValueError('RESOURCE_EXHAUSTED: Error writing "c/0": No space left on device')
+    with pytest.raises(RunError, match="disk filled while saving"):
+        checkpoint.save_errors(lambda: (_ for _ in ()).throw(full_disk), "d")
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        checkpoint.save_errors(lambda: (_ for _ in ()).throw(jax.errors.JaxRuntimeError(OUT_OF_MEMORY)), "d")
+
+
 def test_bands_stay_in_the_order_of_the_weights_whatever_the_statistics(trained, simulated, tiny_config):
     import dataclasses
 

@@ -9,7 +9,8 @@ from tests.helpers import EARLY, TINY, run_script
 LOSSES = """
 import json, sys
 import jax
-from fusionx_jax import config, pretrain
+from fusionx_jax import config, pretrain, sharding
+sharding.REPLICATED_BYTES = 1 << 16  # the test network has no array of 4 MB
 assert len(jax.devices()) == int(sys.argv[2]), jax.devices()
 c = config.override(config.load_file("configs/demo.py"), json.loads(sys.argv[3]))
 assert pretrain.run(c, sys.argv[1]) == 0
@@ -65,8 +66,9 @@ def test_large_arrays_are_split_along_their_largest_divisible_axis_small_ones_ke
 import jax, numpy as np
 from fusionx_jax import sharding
 mesh = sharding.make_mesh(2, 4)
-tree = {"big": np.zeros((192, 512)), "odd": np.zeros((510, 64)), "prime": np.zeros((127, 131))}
-tree["small"] = np.zeros((64,))
+f32 = lambda *shape: jax.ShapeDtypeStruct(shape, np.float32)
+tree = {"big": f32(1024, 2048), "odd": f32(2046, 1024), "prime": f32(1279, 1283), "small": f32(1024, 1024)}
+assert tuple(sharding.state_shardings(tree["small"], mesh, 1 << 20).spec) == ("fsdp", None)
 print({k: tuple(v.spec) for k, v in sharding.state_shardings(tree, mesh).items()})
 """
     done = run_script(script, env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"})
@@ -74,5 +76,5 @@ print({k: tuple(v.spec) for k, v in sharding.state_shardings(tree, mesh).items()
         "big": (None, "fsdp"),
         "odd": (None, "fsdp"),
         "prime": (None, None),
-        "small": (None,),
+        "small": (None, None),  # exactly 4 MB
     }

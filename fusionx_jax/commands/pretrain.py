@@ -18,6 +18,6 @@ def main(argv: list[str]) -> int:
     from fusionx_jax import config as config_lib
     from fusionx_jax import distributed, pretrain
 
-    distributed.start(args)
-    config = config_lib.override(config_lib.load_file(args.config), overrides)
-    return pretrain.run(config, args.workdir)
+    with distributed.job(args):
+        config = config_lib.override(config_lib.load_file(args.config), overrides)
+        return pretrain.run(config, args.workdir)

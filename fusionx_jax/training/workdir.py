@@ -51,9 +51,7 @@ def claim(workdir: str, config: ConfigDict, contract: Contract) -> None:
 
 
 def _check_same_run(workdir: str, before: Mapping, now: Mapping) -> None:
-    different = differences(
-        config_lib.without_free_settings(before["config"]), config_lib.without_free_settings(now["config"])
-    )
+    different = differences(before["config"], now["config"])
     if different:
         raise InputError(
             f"The workdir {workdir} belongs to another config ({'; '.join(different)}); give another --workdir, or the "
@@ -67,16 +65,18 @@ def _check_same_run(workdir: str, before: Mapping, now: Mapping) -> None:
         )
 
 
-def differences(before: Mapping, now: Mapping, prefix: str = "") -> list[str]:
-    """Settings that differ between two configurations as JSON, one line each.
+def differences(before: Mapping, now: Mapping) -> list[str]:
+    """Settings that change the weights and differ between two configurations as JSON, one line each."""
+    return _differences(config_lib.without_free_settings(before), config_lib.without_free_settings(now), "")
 
-    A key that one side lacks equals an empty value: runs made before the key existed did not use it.
-    """
+
+def _differences(before: Mapping, now: Mapping, prefix: str) -> list[str]:
     lines: list[str] = []
     for key in sorted(set(before) | set(now)):
         a, b = before.get(key), now.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            lines += differences(a, b, f"{prefix}{key}.")
+            lines += _differences(a, b, f"{prefix}{key}.")
+        # A key that one side lacks equals an empty value: runs made before the key existed did not use it.
         elif a != b and (a is not None or b):
             lines.append(f"{prefix}{key}: was {a!r}, now {b!r}")
     return lines

@@ -43,7 +43,7 @@ from fusionx_jax.models import build
 saved = checkpoint.find(sys.argv[1])
 model = build.make_model(config.from_json(saved.config), saved.contract.modalities)
 shapes = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
-layout = sharding.state_shardings(shapes, sharding.make_mesh(1, 4))
+layout = sharding.state_shardings(shapes, sharding.make_mesh(1, 4), 1 << 16)
 wanted = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
 params = checkpoint.load_params(saved, wanted)
 assert any(len(x.sharding.device_set) == 4 and not x.is_fully_replicated for x in jax.tree.leaves(params))
