@@ -54,9 +54,7 @@ class Simulated:
             split_origin="tile number modulo 10: 0-6 train, 7 val, 8-9 test; tiles are independent places",
             license="Apache-2.0",
             citation="Simulated Sentinel-1/2 world of FusionX-Net; no real satellite data.",
-            source_version=(
-                f"world {world.version()}, seed {self.seed}, {self.num_tiles} tiles of {self.tile_size} px"
-            ),
+            source_version=(f"world {world.VERSION}, seed {self.seed}, {self.num_tiles} tiles of {self.tile_size} px"),
             notes=("Simulated data: results compare methods under known difficulties and say nothing of real land.",),
         )
 
