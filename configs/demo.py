@@ -1,6 +1,7 @@
-"""The demo: FusionX-Net mini on 10,000 simulated pairs, judged at 1 to 100 % of the labels, on two CPU cores.
+"""The demo: FusionX-Net mini on 10,000 simulated pairs, evaluated with 1 to 100 % of the labels, on two CPU cores.
 
 Run: `make demo`, or step by step as the README shows.
+Cost: about ten minutes on two CPU cores.
 Result: docs/demo.md.
 """
 
@@ -10,6 +11,7 @@ from configs import default
 
 
 def get_config(options: str = "") -> ConfigDict:
+    """`options` is not used here."""
     del options
     c = default.get_config()
     c.dataset = "runs/prepared/simulated/1.0.0"
@@ -20,17 +22,16 @@ def get_config(options: str = "") -> ConfigDict:
     c.log_every = 20
     c.mask_ratio = 0.8
     c.model.size = "mini"
-    # Mask ratio, target and rate were chosen among a few on this world's test split (docs/demo.md), before there was
-    # anything to compare with; short runs want high rates.
+    # Mask ratio, target and learning rate were selected on the test split of this data set (docs/demo.md).
     c.optimizer.learning_rate = 24e-3
     c.optimizer.warmup_steps = 80
-    # Ten minutes on two cores set the rest: a coarser ridge grid, fewer folds and resamples, alike for all.
+    # To fit into ten minutes: a coarser grid of regularization, fewer folds and resamples, the same for all methods.
     c.evaluate.cv_folds = 3
     c.evaluate.single_sensor_tasks = ("multi",)
     c.evaluate.bootstrap = 200
     c.evaluate.batch_size = 64
     c.evaluate.regularization = (1e-3, 5e-3, 0.025, 0.125, 0.625, 3.0)
-    # The slow baseline is cut down here.
+    # Training from scratch is the slow baseline: fewer steps than it needs.
     c.evaluate.supervised.tasks = ("multi",)
     c.evaluate.supervised.seeds = 1
     c.evaluate.supervised.batch_size = 16

@@ -1,4 +1,4 @@
-"""The comparison of methods that two CPU cores repeat overnight: simulated tiles, the demo's network, 500 steps.
+"""Comparison of methods overnight on two CPU cores: simulated tiles, the network of the demo, 500 steps.
 
 Run: `make paper-cpu` (all of SWEEPS), or one method:
 `fusionx pretrain --config=configs/methods/croma.py:paper_cpu --workdir=W`.
@@ -6,11 +6,13 @@ Cost: about 2 minutes for one pretraining run on one core.
 Result: experiments/results/README.md.
 """
 
+from ml_collections import ConfigDict
+
 from configs import demo
 
-# Peak rate per 256 pairs, by method: the best of TUNING's, or one within 0.3 points of it on average; 48e-3 was tried
-# where 24e-3 was the best of the first three, 3e-3 where 6e-3 was (experiments/results/tuning.csv). What else was
-# tried, for FusionX-Net alone, is in the README there.
+# Peak learning rate per 256 pairs, by method: the best of TUNING, or one within 0.3 points of the best on average.
+# 48e-3 was tried where 24e-3 was the best of the first three, 3e-3 where 6e-3 was (experiments/results/tuning.csv).
+# The README there lists further tuning of FusionX-Net.
 RATES = (6e-3, 12e-3, 24e-3, 48e-3)
 LEARNING_RATES = {
     "fusionx": 12e-3,
@@ -27,8 +29,8 @@ METHODS = (
     "fusionx", "fusionx_early", "multimae", "croma", "stacked_mae", "mae_s1", "mae_s2", "contrastive", "untrained",
     "supervised_vit", "supervised_resnet",
 )  # fmt: skip
-# What the default adds to early fusion, one by one; masking, where the cross-attention is, mask ratio, what the
-# decoder reads, target.
+# The additions of the default to early fusion one by one, then masking, place of the cross-attention, mask ratio,
+# decoder context and target.
 ABLATIONS = (
     "fusionx/model.own_share=0.0",
     "fusionx/model.contrastive=False",
@@ -46,10 +48,10 @@ ABLATIONS = (
 )  # fmt: skip
 _BOTH_SENSORS = "--config.evaluate.modalities=('s1+s2',)"
 _PROBE = ("--config.evaluate.tasks=('multi',)", "--config.evaluate.evaluators=('linear_probe',)")
-# What `make paper-cpu` runs one after the other, as arguments of `experiments.label_sweep`.
+# Arguments of the `experiments.label_sweep` commands that `make paper-cpu` runs in turn.
 SWEEPS = (
     ("--seeds=3", f"--methods={','.join(METHODS)}"),
-    # k labeled tiles of every class; absent sensors filled with zeros instead of left out; pixel labels; fine-tuning.
+    # Few-shot subsets; missing modalities filled with zeros; pixel labels; fine-tuning; ablations.
     ("--seeds=3", "--methods=fusionx,croma,untrained", _BOTH_SENSORS, *_PROBE,
      "--config.evaluate.shots=(1,5,10,20,100)"),
     ("--methods=fusionx", *_PROBE, "--config.evaluate.modalities=('s1','s2')", "--config.evaluate.zero_fill=True"),
@@ -59,14 +61,14 @@ SWEEPS = (
      "--config.evaluate.evaluators=('finetune',)"),
     (f"--methods={','.join(ABLATIONS)}", _BOTH_SENSORS, *_PROBE),
 )  # fmt: skip
-# What `make paper-cpu-tuning` runs: every method, one seed, judged by the probe on the validation split.
+# `make paper-cpu-tuning`: every method, one seed, evaluated by the probe on the validation split.
 TUNING = (
     (f"--methods={','.join(f'{m}/optimizer.learning_rate={r:g}' for m in LEARNING_RATES for r in RATES)}", *_PROBE,
      "--config.evaluate.score_split=val", "--config.label_fractions=(0.01,0.1,1.0)"),
 )  # fmt: skip
 
 
-def get_config(options: str = ""):
+def get_config(options: str = "") -> ConfigDict:
     """`options` is not used here."""
     del options
     c = demo.get_config()
@@ -83,7 +85,7 @@ def get_config(options: str = ""):
     s.tasks = ("multi",)
     s.seeds = 2
     s.batch_size = 32
-    s.num_steps = c.num_steps  # as many as pretraining takes, of the same batch
+    s.num_steps = c.num_steps  # as pretraining, with the same batch size
     s.min_steps = 100
     s.eval_every = 50
     s.val_tiles = 300

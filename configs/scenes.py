@@ -1,8 +1,9 @@
-"""A small folder of real scenes (the README's recipe): a few hundred steps on 32 x 32 tiles.
+"""A small folder of real scenes, prepared as the README shows: a few hundred steps on 32 x 32 tiles.
 
 Run: `fusionx pretrain --config=configs/scenes.py --workdir=runs/scenes` from scratch, or
 `fusionx pretrain --config=configs/scenes.py:init=runs/demo --workdir=runs/scenes_from_demo` from the demo's weights.
-Cost: about 2 minutes each on two CPU cores. A few hundred tiles check the path, they carry no claim.
+Cost: about 2 minutes each on two CPU cores.
+Result: experiments/results/README.md. A few hundred tiles test the pipeline; they support no conclusion.
 """
 
 from ml_collections import ConfigDict
@@ -11,10 +12,10 @@ from configs import default, demo
 
 
 def get_config(options: str = "") -> ConfigDict:
-    """`init=WORKDIR` starts from the weights there."""
+    """`options`: "init=WORKDIR" starts from the weights of that workdir."""
     name, _, value = options.partition("=")
     if options and name != "init":
-        raise ValueError(f"the option {options!r} is not known; init=WORKDIR is")
+        raise ValueError(f"There is no option {options!r}; the known one is init=WORKDIR.")
     c = demo.get_config()
     c.evaluate = default.evaluation()
     c.dataset = "runs/prepared/terramesh/1.0.0"

@@ -1,7 +1,7 @@
-"""What `fusionx bench train` measures: the default network at the demo's size, as ViT-S, as ViT-B for accelerators.
+"""Cases of `fusionx bench train`: the default network at the size of the demo, of ViT-S, and of ViT-B for accelerators.
 
 Run: `fusionx bench train` (demo and small); on a GPU or TPU `fusionx bench train --config=configs/speed.py:base`.
-Cost: three minutes on two CPU cores, as long again with `--peer=torch`.
+Cost: three minutes on two CPU cores, six with `--peer=torch`.
 Result: docs/speed.md.
 """
 
@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 
-# Network, patch and tile in pixels, share of the patches hidden, batch, dtype.
+# model.size, model.patch_size (pixels), augment.crop (pixels), mask_ratio, batch_size, model.dtype.
 CASES = {
     "demo": ("mini", 8, 64, 0.8, 32, "float32"),
     "small": ("small", 16, 128, 0.75, 32, "float32"),
@@ -18,9 +18,9 @@ CASES = {
 
 
 def get_config(options: str = "") -> ConfigDict:
-    """`options` is a name of CASES, small if none is given."""
+    """`options` is a key of CASES; by default "small"."""
     if (options or "small") not in CASES:
-        raise ValueError(f"there is no case {options!r}; known are {', '.join(CASES)}")
+        raise ValueError(f"There is no case {options!r}; the known ones are {', '.join(CASES)}.")
     c = default.get_config()
     (
         c.model.size, c.model.patch_size, c.augment.crop, c.mask_ratio, c.batch_size, c.model.dtype,

@@ -3,12 +3,14 @@
 Run: `fusionx pretrain --config=configs/methods/contrastive.py:BASE --workdir=W --config.dataset=DIR`.
 """
 
+from ml_collections import ConfigDict
+
 from configs import methods
 
 
-def get_config(options: str = ""):
+def get_config(options: str = "") -> ConfigDict:
+    """`options` is the name of the base config."""
     c = methods.plain(options, "contrastive")
     c.model.family = "contrastive"
-    c.contrast.temperature = 0.07
     c.augment.views.least_area = 0.4
     return c

@@ -3,13 +3,14 @@
 Run: `fusionx pretrain --config=configs/methods/croma.py:BASE --workdir=W --config.dataset=DIR`.
 """
 
+from ml_collections import ConfigDict
+
 from configs import methods
 
 
-def get_config(options: str = ""):
+def get_config(options: str = "") -> ConfigDict:
+    """`options` is the name of the base config."""
     c = methods.plain(options, "croma")
     c.model.family = "croma"
-    c.masking = "independent"  # with equal counts, as in the paper
-    c.contrast.weight = 1.0
-    c.contrast.temperature = 0.07
+    c.masking = "independent"  # with equal mask ratios, as in the paper (section 3)
     return c

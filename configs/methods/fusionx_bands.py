@@ -1,6 +1,6 @@
-"""FusionX-Net with the optical bands in groups by resolution, each a modality of its own.
+"""FusionX-Net with the optical bands grouped by resolution, each group a modality.
 
-Every group has its own patch embedding and masks, attends to all others, and may be missing when the network is used.
+Every group has a patch embedding and masks, attends to all others, and may be missing at inference.
 
 Run: `fusionx pretrain --config=configs/methods/fusionx_bands.py:BASE --workdir=W --config.dataset=DIR`.
 """
@@ -17,13 +17,13 @@ GROUPS = {
 }
 
 
-def get_config(options: str = ""):
-    c = methods.start(options, "fusionx")  # with the rate that was tuned for it
+def get_config(options: str = "") -> ConfigDict:
+    """`options` is the name of the base config."""
+    c = methods.start(options, "fusionx")  # with the learning rate of fusionx
     c.method = "fusionx_bands"
     c.band_groups = ConfigDict(GROUPS)
     c.modalities = ("s1", *GROUPS)
     c.loss_weights = ConfigDict(dict.fromkeys(c.modalities, 1.0))
-    everything = "+".join(c.modalities)
-    lacking = ["+".join(m for m in c.modalities if m != gone) for gone in c.modalities]
-    c.evaluate.modalities = (everything, *lacking, "s1")
+    all_but_one = ["+".join(m for m in c.modalities if m != missing) for missing in c.modalities]
+    c.evaluate.modalities = ("+".join(c.modalities), *all_but_one, "s1")
     return c

@@ -1,14 +1,14 @@
 """A masked autoencoder of the optical sensor alone (MAE, arXiv 2111.06377).
 
 Run: `fusionx pretrain --config=configs/methods/mae_s2.py:BASE --workdir=W --config.dataset=DIR`.
-Differences from the paper: both targets where the base says so, a small decoder, flips and turns for crops.
+Differences from the paper: the target of the base, a small decoder, flips and rotations instead of resized crops.
 """
+
+from ml_collections import ConfigDict
 
 from configs import methods
 
 
-def get_config(options: str = ""):
-    c = methods.plain(options, "mae_s2")
-    c.modalities = ("s2",)
-    c.model.cross_attention = "none"  # with one sensor there is nothing to attend to: every block is an ordinary one
-    return c
+def get_config(options: str = "") -> ConfigDict:
+    """`options` is the name of the base config."""
+    return methods.single_modality(options, "mae_s2", "s2")

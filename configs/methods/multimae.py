@@ -1,19 +1,22 @@
-"""MultiMAE (arXiv 2204.01678, section 3) with sensors for tasks.
+"""MultiMAE (arXiv 2204.01678, section 3) with sensors as its modalities.
 
-Visible tokens of all sensors share one budget by a symmetric Dirichlet draw (alpha 1), the encoder is a plain
-transformer over all of them, and each sensor's decoder attends to the encoded tokens of all sensors before its own
+A symmetric Dirichlet draw (alpha 1) shares one budget of visible tokens among the sensors, the encoder is a plain
+transformer over all of them, and the decoder of each sensor attends to the encoded tokens of all sensors before its
 blocks.
 
 Run: `fusionx pretrain --config=configs/methods/multimae.py:BASE --workdir=W --config.dataset=DIR`.
-Differences from the paper: the budget is the base's mask ratio (there 98 of 588 tokens); padding tokens keep shapes
-static, so a step takes more time here than the tokens it uses; decoders have the base's width and depth (there 256 x
-2); no class balancing of losses.
+Differences from the paper: the budget is that of the base's mask ratio (there 98 of 588 tokens); padding tokens keep
+shapes static, so a step takes longer than its visible tokens need; decoders have the width and depth of the base (there
+256 x 2); losses are not balanced between tasks.
 """
+
+from ml_collections import ConfigDict
 
 from configs import methods
 
 
-def get_config(options: str = ""):
+def get_config(options: str = "") -> ConfigDict:
+    """`options` is the name of the base config."""
     c = methods.plain(options, "multimae")
     c.model.cross_attention = "decoder"
     c.model.decoder_context = "all"

@@ -3,10 +3,13 @@
 Run: `fusionx pretrain --config=configs/methods/untrained.py:BASE --workdir=W --config.dataset=DIR` (no step is taken).
 """
 
+from ml_collections import ConfigDict
+
 from configs import methods
 
 
-def get_config(options: str = ""):
+def get_config(options: str = "") -> ConfigDict:
+    """`options` is the name of the base config."""
     c = methods.start(options, "untrained")
     c.num_steps = 0
     return c

@@ -4,9 +4,8 @@ Sources: "An Image is Worth 16x16 Words" (arXiv 2010.11929), "Masked Autoencoder
 (arXiv 2111.06377, appendix A: 2-D sine-cosine positions, Xavier-uniform projections).
 """
 
-import contextlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,53 +13,41 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Shaped
 
 from fusionx_jax.masking import Mask
 from fusionx_jax.models.positions import sincos_positions
 
-_PRODUCT = "product"  # what `linear` gives is known by this name: its rule of differentiation hides the product
-# What the backward pass finds of a block: everything, the results of its matrix products, or its input alone.
-REMAT = {
+_MATMUL = "matmul"  # checkpoint name of the output of `linear`, whose custom_vjp hides the matmul from remat policies
+# What the backward pass reads of a block: all activations, the outputs of its matmuls, or its input alone.
+REMAT: dict[str, Callable[..., bool] | None] = {
     "none": None,
-    "dots": jax.checkpoint_policies.save_only_these_names(_PRODUCT),
+    "dots": jax.checkpoint_policies.save_only_these_names(_MATMUL),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
 _dense_init = nn.initializers.xavier_uniform()
-_unroll = 0  # blocks in one turn of the loop over them; 0: as `_blocks_a_turn` says
 
 
-@contextlib.contextmanager
-def unrolled(blocks: int = 1 << 10):
-    """Traces `blocks` blocks in one turn of the loop over them, by default all.
+def scan_unroll(depth: int, remat: str) -> int:
+    """Number of blocks per iteration of the scan over `depth` blocks, by backend.
 
-    XLA's cost analysis counts the body of a loop once, whatever its length; one block a turn compiles fastest.
+    On CPU all: nothing is sliced from stacked parameters, and a ViT-S step is 12 % faster than with four blocks per
+    iteration and 24 % faster than with one, while it compiles as quickly. Elsewhere four, so that compile time does not
+    grow with depth. One with rematerialization: within an iteration XLA would merge recomputation and original.
     """
-    global _unroll
-    before, _unroll = _unroll, blocks
-    try:
-        yield
-    finally:
-        _unroll = before
-
-
-def _blocks_a_turn(depth: int, remat: str) -> int:
-    """On CPU all: nothing is cut from stacked parameters, and a ViT-S step is 12 % faster than with four a turn, 24 %
-    than with one, while it compiles as quickly. Elsewhere four, so that compilation does not grow with the depth. One
-    where blocks are computed again: within a turn XLA would merge that with the first time."""
-    if _unroll:
-        return min(depth, _unroll)
     if remat != "none":
         return 1
     return depth if jax.default_backend() == "cpu" else min(depth, 4)
 
 
 class Output(NamedTuple):
-    """What a pretraining pass gives the losses, by modality; a method without one of them leaves it empty.
+    """Input of the losses, by modality. A network without one of them leaves it empty.
 
-    `predicted` [B, H, P*P*C] pixels of the patches that its mask hides, in the mask's order (twice that for target
-    "both"); `embedded` [B, D], to be contrasted.
+    Attributes:
+      predicted: P*P*C pixels of every hidden patch, in the order of `Mask.hidden` (twice as many for target "both").
+      embedded: embedding of each example, for InfoNCE.
     """
 
     predicted: dict[str, Float[Array, "batch _hidden _pixels"]]
@@ -68,32 +55,37 @@ class Output(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What an encoder gives: a summary token [B, D], and by group (a modality, or "fused" ones) tokens [B, N, D] and
-    which of them carry data (None: all)."""
+    """Output of an encoder.
+
+    Attributes:
+      summary: one token per example.
+      groups: tokens by group: a modality, "stacked" channels, or "fused" tokens of several modalities.
+      ok: tokens with data, by group. None: all.
+    """
 
     summary: Float[Array, "batch dim"]
     groups: dict[str, Float[Array, "batch _tokens dim"]]
     ok: dict[str, Bool[Array, "batch _tokens"] | None]
 
 
-def linear(x: Float[Array, "... inputs"], features: int, name: str, dtype: Any) -> Float[Array, "... features"]:
-    """A dense layer called `name` inside the calling module.
+def linear(x: Float[Array, "... inputs"], features: int, name: str, dtype: DTypeLike) -> Float[Array, "... features"]:
+    """A dense layer with the parameters `name` of the calling module.
 
     The leading axes are merged first: XLA's CPU backend runs the weight gradient of a 2-D product 13 % faster than
     that of the same product with a batch axis.
     """
     out = over_batch(Dense(features, dtype, name=name)(x.reshape(-1, x.shape[-1])))
-    return checkpoint_name(out, _PRODUCT).reshape(*x.shape[:-1], features)
+    return checkpoint_name(out, _MATMUL).reshape(*x.shape[:-1], features)
 
 
 class Dense(nn.Module):
-    """`x @ kernel + bias` in `dtype`, its float32 parameters given float32 gradients.
+    """`x @ kernel + bias` in `dtype`, with float32 gradients of the float32 parameters.
 
-    Flax's own casts the kernel first, so that its gradient is a bfloat16 number, and summed as such over the devices.
+    `flax.linen.Dense` casts the kernel first: its gradient is then rounded to bfloat16 and summed as such over devices.
     """
 
     features: int
-    dtype: Any
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "rows inputs"]) -> Float[Array, "rows features"]:
@@ -107,26 +99,26 @@ def _affine(x: Array, kernel: Array, bias: Array) -> Array:
     return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
 
 
-def _affine_forward(x, kernel, bias):
+def _affine_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
     return _affine(x, kernel, bias), (x, kernel)
 
 
-def _affine_backward(kept, gradient):
-    x, kernel = kept
-    of_kernel = jnp.matmul(x.T, gradient, preferred_element_type=kernel.dtype)
-    return gradient @ kernel.T.astype(x.dtype), of_kernel, gradient.sum(0, dtype=kernel.dtype)
+def _affine_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array, Array]:
+    x, kernel = residuals
+    kernel_gradient = jnp.matmul(x.T, gradient, preferred_element_type=kernel.dtype)
+    return gradient @ kernel.T.astype(x.dtype), kernel_gradient, gradient.sum(0, dtype=kernel.dtype)
 
 
 _affine.defvjp(_affine_forward, _affine_backward)
 
 
 def over_batch(x: Float[Array, "rows ..."]) -> Float[Array, "rows ..."]:
-    """Keeps the leading axis spread over all devices of the mesh that is set (`jax.set_mesh`), if one is.
+    """Keeps the leading axis sharded over all devices of the current mesh (`jax.set_mesh`), if there is one.
 
-    Without it XLA may leave parameters where fsdp put them and send activations round instead.
+    Without the constraint XLA may leave parameters sharded as fsdp has them and communicate activations instead.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or x.shape[0] % mesh.size:  # the last: parameters are made from one example
+    if mesh.empty or mesh.size == 1 or x.shape[0] % mesh.size:  # the last: parameters are initialized from one example
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(mesh.axis_names))
 
@@ -155,7 +147,7 @@ def grid(image: Array, patch_size: int) -> tuple[int, int]:
 
 
 class Seen(NamedTuple):
-    """The patches of one modality that an encoder reads: pixels, position codes, which carry data (None: all)."""
+    """Visible patches of one modality: pixels, position encodings, and which have data (None: all)."""
 
     patches: Float[Array, "batch tokens _pixels"]
     positions: Float[Array, "*rows tokens dim"]
@@ -169,9 +161,10 @@ def see(
     patch_size: int,
     width: int,
 ) -> dict[str, Seen]:
-    """Visible patches by modality; without masks every patch is visible. With masks these carry their own validity.
+    """Visible patches by modality. Without masks every patch is visible, and `has_data` gives the validity; with masks
+    their `visible_ok` does.
 
-    Patches are gathered before they are embedded: hidden ones cost nothing.
+    Patches are gathered before they are embedded, so hidden ones cost nothing.
     """
     out = {}
     for name, image in images.items():
@@ -186,17 +179,21 @@ def see(
     return out
 
 
-def average(tokens: Float[Array, "batch tokens dim"], ok: Bool[Array, "batch tokens"] | None) -> Array:
-    """Mean [B, D] over the tokens that carry data (zero where none does)."""
+def average(
+    tokens: Float[Array, "batch tokens dim"], ok: Bool[Array, "batch tokens"] | None
+) -> Float[Array, "batch dim"]:
+    """Mean over the tokens with data, zero for an example without any."""
     if ok is None:
         return tokens.mean(1)
     return jnp.where(ok[..., None], tokens, 0).sum(1) / jnp.maximum(ok.sum(1, keepdims=True), 1).astype(tokens.dtype)
 
 
-def fill_up(blank: Float[Array, "patches dim"], known: Array | None, mask: Mask) -> Float[Array, "batch patches dim"]:
-    """Full-length sequence: known tokens [B, V, D] at their places, blanks (which carry position) elsewhere.
+def fill_up(
+    blank: Float[Array, "patches dim"], known: Float[Array, "batch visible dim"] | None, mask: Mask
+) -> Float[Array, "batch patches dim"]:
+    """Full-length sequence: `known` at the visible patches, `blank` (mask token plus position) at all others.
 
-    It has the dtype of `known` (else of `blank`); blanks are cast last, so that their gradients are summed in theirs.
+    The dtype is that of `known`, else of `blank`. `blank` is cast last, so that its gradient is summed in its dtype.
     """
     batch = mask.visible.shape[0]
     sequence = jnp.broadcast_to(blank, (batch, *blank.shape))
@@ -205,20 +202,27 @@ def fill_up(blank: Float[Array, "patches dim"], known: Array | None, mask: Mask)
     sequence = sequence.astype(known.dtype)
     if mask.visible_ok is not None:
         known = jnp.where(mask.visible_ok[..., None], known, jnp.take(blank, mask.visible, axis=0)).astype(known.dtype)
-    # Example by example: a scatter whose batch XLA knows as such is not gathered from all devices.
-    return jax.vmap(lambda row, at, values: row.at[at].set(values, unique_indices=True))(sequence, mask.visible, known)
+
+    def scatter(row: Array, index: Array, values: Array) -> Array:
+        return row.at[index].set(values, unique_indices=True)
+
+    return jax.vmap(scatter)(sequence, mask.visible, known)  # a batched scatter is not gathered from all devices
 
 
 def take_hidden(sequence: Float[Array, "batch patches dim"], mask: Mask) -> Float[Array, "batch _hidden dim"]:
-    """The places of a full-length sequence that are hidden: heads need predict no others, since no loss reads them."""
-    return jax.vmap(lambda row, at: row.at[at].get(unique_indices=True))(sequence, mask.hidden)
+    """Tokens of the hidden patches, the only ones that losses read."""
+
+    def gather(row: Array, index: Array) -> Array:
+        return row.at[index].get(unique_indices=True)
+
+    return jax.vmap(gather)(sequence, mask.hidden)
 
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one fused projection. `ok` [B, N] marks tokens that may be attended to."""
 
     heads: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -231,10 +235,10 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of `x` to `context`; a query whose context holds nothing valid receives zero."""
+    """Multi-head attention of `x` to `context`; the output is zero for an example whose context has no valid token."""
 
     heads: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -253,7 +257,7 @@ class CrossAttention(nn.Module):
 
 
 def _attend(q: Array, k: Array, v: Array, heads: int, ok: Array | None) -> Array:
-    def split(t):
+    def split(t: Array) -> Array:
         return t.reshape(*t.shape[:2], heads, t.shape[-1] // heads)
 
     bias = None if ok is None else jnp.where(ok, 0.0, -1e9).astype(q.dtype)[:, None, None, :]
@@ -262,21 +266,21 @@ def _attend(q: Array, k: Array, v: Array, heads: int, ok: Array | None) -> Array
 
 
 class Mlp(nn.Module):
-    """Two layers with GELU between."""
+    """Two dense layers with GELU between them."""
 
     ratio: float
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... dim"]) -> Float[Array, "... dim"]:
         hidden = linear(x, int(x.shape[-1] * self.ratio), "up", self.dtype)
-        # The tanh form: on CPU the exact one spends more time in erf than in the products.
+        # The tanh approximation: on CPU the exact GELU takes more time than the matmuls.
         return linear(nn.gelu(hidden, approximate=True), x.shape[-1], "down", self.dtype)
 
 
 class DropPath(nn.Module):
-    """Leaves a residual branch out of whole examples with probability `rate` ("Deep Networks with Stochastic Depth",
-    arXiv 1603.09382), where a "drop_path" key is given; the kept ones are scaled up."""
+    """Drops the residual branch of whole examples with probability `rate` ("Deep Networks with Stochastic Depth", arXiv
+    1603.09382) and scales the others up. Active only where a "drop_path" key is given."""
 
     rate: float
 
@@ -289,14 +293,14 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block, in the (carry, scanned input) form that `nn.scan` wants.
+    """Pre-norm transformer block that returns (carry, None), as `nn.scan` expects.
 
-    With `context` the tokens also attend to it, between self-attention and MLP (as in CROMA's cross encoder).
+    With `context` it has cross-attention between self-attention and MLP, as CROMA's cross encoder.
     """
 
     heads: int
     mlp_ratio: float
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     drop_path: float = 0.0
 
     @nn.compact
@@ -306,7 +310,7 @@ class Block(nn.Module):
         ok: Bool[Array, "batch tokens"] | None = None,
         context: Float[Array, "batch others dim"] | None = None,
         context_ok: Bool[Array, "batch others"] | None = None,
-    ):
+    ) -> tuple[Float[Array, "batch tokens dim"], None]:
         drop = DropPath(self.drop_path, name="drop_path")
         normed = nn.LayerNorm(dtype=self.dtype, name="norm1")(x)
         x = x + drop(SelfAttention(self.heads, self.dtype, name="attention")(normed, ok))
@@ -318,14 +322,20 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """`depth` blocks, scanned: one compiled body whatever the depth (compile time, TPU). `remat` is a key of REMAT."""
+    """`depth` scanned blocks: the compiled program has one body whatever the depth.
+
+    Attributes:
+      remat: a key of REMAT.
+      unroll: blocks per iteration of the scan; 0: `scan_unroll`.
+    """
 
     depth: int
     heads: int
     mlp_ratio: float
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     drop_path: float = 0.0
     remat: str = "none"
+    unroll: int = 0
 
     @nn.compact
     def __call__(
@@ -338,7 +348,7 @@ class Blocks(nn.Module):
         if not self.depth:
             return x
         block = Block
-        if self.remat != "none":  # see _blocks_a_turn: nothing can be merged, so nothing need prevent it
+        if self.remat != "none":  # one block per iteration: nothing to merge with
             block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False)
         scanned = nn.scan(
             block,
@@ -346,17 +356,17 @@ class Blocks(nn.Module):
             split_rngs={"params": True, "drop_path": True},
             in_axes=nn.broadcast,
             length=self.depth,
-            unroll=_blocks_a_turn(self.depth, self.remat),
+            unroll=min(self.unroll, self.depth) or scan_unroll(self.depth, self.remat),
         )
         blocks = scanned(self.heads, self.mlp_ratio, self.dtype, self.drop_path, name="scan")
         return blocks(x, ok, context, context_ok)[0]
 
 
 class Projector(nn.Module):
-    """From pooled tokens to the space where sensors are contrasted."""
+    """Maps pooled tokens to the embedding that InfoNCE compares."""
 
     features: int
-    dtype: Any
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, pooled: Float[Array, "batch dim"]) -> Float[Array, "batch features"]:
@@ -366,18 +376,18 @@ class Projector(nn.Module):
 
 
 class Embed(nn.Module):
-    """Linear patch embedding of one modality, with its positions and a token that says which modality it is."""
+    """Linear patch embedding of one modality plus position encodings and a learned modality embedding."""
 
     width: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, seen: Seen) -> Float[Array, "batch tokens dim"]:
-        own = self.param("modality", token_init(), (self.width,))
+        modality = self.param("modality", token_init(), (self.width,))
         embedded = linear(seen.patches, self.width, "patches", self.dtype)
-        return (embedded + (seen.positions + own)).astype(self.dtype)  # cast last: gradients are summed in float32
+        return (embedded + (seen.positions + modality)).astype(self.dtype)  # cast last: gradients are summed in float32
 
 
-def token_init(stddev: float = 0.02):
-    """Initializer of class, mask and modality tokens."""
+def token_init(stddev: float = 0.02) -> nn.initializers.Initializer:
+    """Initializer of class, mask and modality tokens; the standard deviation is that of MAE's official code."""
     return nn.initializers.normal(stddev)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -101,6 +102,7 @@ class NetworkConfig:
       contrastive: each modality is also encoded alone and embedded, for InfoNCE.
       own_depth: blocks of each modality before the fusion block, out of `size.depth`.
       remat: which activations of a block are recomputed in the backward pass, a key of `layers.REMAT`.
+      unroll: blocks per iteration of the scans over blocks; 0: by backend (`layers.scan_unroll`).
     """
 
     channels: tuple[tuple[str, int], ...]
@@ -114,6 +116,7 @@ class NetworkConfig:
     contrastive: bool = False
     own_depth: int = 0
     remat: str = "none"
+    unroll: int = 0
 
     def __post_init__(self) -> None:
         for key, value, choices in (
@@ -167,6 +170,31 @@ class Network(Protocol):
     def apply(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def clone(self, **updates: Any) -> "Network": ...
+
+
+def unrolled(model: Network, blocks: int) -> Network:
+    """The same network with `blocks` blocks per iteration of its scans, at most all.
+
+    XLA's cost analysis counts the body of a scan once, whatever its length, so FLOPs are counted with all blocks in one
+    iteration. One block per iteration compiles fastest.
+    """
+    return model.clone(config=dataclasses.replace(model.config, unroll=blocks))
+
+
+def encoder_blocks(config: NetworkConfig, depth: int, name: str | None = None) -> layers.Blocks:
+    """`depth` blocks of the encoder's width."""
+    c, size = config, config.size
+    return layers.Blocks(
+        depth, size.heads, size.mlp_ratio, jnp.dtype(c.dtype), c.drop_path, c.remat, c.unroll, name=name
+    )
+
+
+def decoder_blocks(config: NetworkConfig, name: str | None = None) -> layers.Blocks:
+    """All blocks of one decoder."""
+    c, size = config, config.size
+    return layers.Blocks(
+        size.decoder_depth, size.decoder_heads, size.mlp_ratio, jnp.dtype(c.dtype), 0.0, c.remat, c.unroll, name=name
+    )
 
 
 def at_distance(params: PyTree, distance: int) -> PyTree:

@@ -1,8 +1,8 @@
-"""The methods people would use instead, from the same parts, with the same call signature as `fusionx.FusionX`.
+"""Networks of the methods that FusionX-Net is compared with, built from the same layers.
 
-A single-sensor MAE and a MultiMAE-style network are `fusionx.FusionX` itself under another config (configs/methods/).
-Here stand those whose structure differs. The budget is the same for all: width, heads and the number of blocks that a
-token passes (`size.depth + 1`); parameters and FLOPs then differ, and tables give them.
+A single-modality MAE and a MultiMAE-style network are `fusionx.FusionX` under another config (configs/methods/); this
+module has the networks whose structure differs. All have the same width, heads and number of blocks per token
+(`size.depth + 1`); parameters and FLOPs therefore differ, and tables list them.
 """
 
 import dataclasses
@@ -11,7 +11,8 @@ from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
 
 from fusionx_jax.models import fusionx, layers, network
 from fusionx_jax.models.network import HasData, Images, Masks, Traits
@@ -19,29 +20,28 @@ from fusionx_jax.models.positions import sincos_positions
 
 
 def stack(images: Images, config: network.NetworkConfig) -> Float[Array, "batch height width channels"]:
-    """All bands of all sensors as one image. An absent sensor is filled with zeros, its bands' mean: a network that
-    takes stacked channels has no other way."""
+    """The bands of all modalities as one image. A missing modality is filled with zeros, the mean of its bands."""
     shape = next(iter(images.values())).shape[:3]
     return jnp.concatenate([images.get(n, jnp.zeros((*shape, c))) for n, c in config.channels], axis=-1)
 
 
-def _any(has_data: HasData | None) -> Array | None:
+def _any(has_data: HasData | None) -> Bool[Array, "batch _patches"] | None:
     return None if has_data is None else jnp.stack(list(has_data.values())).any(0)
 
 
 class StackedMAE(nn.Module):
     """MAE on stacked channels, like SatViT ("SatViT: Pretraining Transformers for Earth Observation", IEEE GRSL 2022,
-    section II): one patch embedding over the bands of all sensors, one mask, one decoder for all bands.
+    section II): one patch embedding over the bands of all modalities, one mask, one decoder for all bands.
 
-    Differences: targets are normalized per sensor, never over all bands together; positions are sine-cosine codes; the
-    decoder is as light as every other method's here.
+    Differences: targets are normalized per modality, not over all bands together; positions are sine-cosine encodings;
+    the decoder is as light as that of every other network here.
     """
 
     config: network.NetworkConfig
     traits: ClassVar[Traits] = Traits(equal_masks=True, zero_filled=True)
     config_class: ClassVar[type[network.NetworkConfig]] = network.NetworkConfig
 
-    def setup(self):
+    def setup(self) -> None:
         self.encoder = fusionx.Encoder(self._encoder_config())
         self.decoder = fusionx.Decoder(self._encoder_config())
 
@@ -52,25 +52,25 @@ class StackedMAE(nn.Module):
         return dataclasses.replace(self.config, channels=channels, cross_attention="none")
 
     def __call__(self, images: Images, masks: Masks) -> layers.Output:
-        """Predicts the hidden patches of every sensor; the masks must be the same for all sensors."""
+        """Predicts the hidden patches of every modality; the masks must be the same for all of them."""
         config = self.config
-        some = next(iter(images.values()))
         mask = next(iter(masks.values()))
-        if mask.visible_ok is not None:  # a place counts where any sensor has data
+        if mask.visible_ok is not None:  # a position has data where any modality has
             mask = mask._replace(visible_ok=jnp.stack([m.visible_ok for m in masks.values()]).any(0))
         tokens = self._encode(images, {"stacked": mask}, None)
-        positions = sincos_positions(*layers.grid(some, config.patch_size), config.size.decoder_width)
-        total = sum(config.outputs.values())
-        predicted = self.decoder(tokens.groups, {"stacked": mask}, {"stacked": positions}, {"stacked": total})
-        edges = [sum(list(config.outputs.values())[: i + 1]) for i in range(len(config.outputs) - 1)]
-        return layers.Output(dict(zip(config.outputs, jnp.split(predicted["stacked"], edges, axis=-1))), {})
+        grid = layers.grid(next(iter(images.values())), config.patch_size)
+        positions = {"stacked": sincos_positions(*grid, config.size.decoder_width)}
+        sizes = list(config.outputs.values())
+        predicted = self.decoder(tokens.groups, {"stacked": mask}, positions, {"stacked": sum(sizes)})["stacked"]
+        parts = jnp.split(predicted, np.cumsum(sizes)[:-1].tolist(), axis=-1)
+        return layers.Output(dict(zip(config.outputs, parts)), {})
 
     def encode(self, images: Images, masks: Masks | None = None, has_data: HasData | None = None) -> layers.Tokens:
         """Tokens of the stacked image, one group."""
         del masks
         return self._encode(images, None, has_data)
 
-    def _encode(self, images, masks, has_data):
+    def _encode(self, images: Images, masks: Masks | None, has_data: HasData | None) -> layers.Tokens:
         config = self.config
         stacked = {"stacked": stack(images, config)}
         everywhere = None if has_data is None else {"stacked": _any(has_data)}
@@ -82,29 +82,28 @@ class StackedMAE(nn.Module):
         return fusionx.encoder_groups(self._encoder_config(), params)
 
 
-class _SensorEncoder(nn.Module):
-    """A transformer for one sensor alone."""
+class _ModalityEncoder(nn.Module):
+    """A transformer for one modality."""
 
-    size: network.Size
+    config: network.NetworkConfig
     depth: int
-    dtype: str
-    drop_path: float
-    remat: str
 
     @nn.compact
     def __call__(self, seen: layers.Seen) -> Float[Array, "batch tokens dim"]:
-        dtype = jnp.dtype(self.dtype)
-        tokens = layers.Embed(self.size.width, dtype, name="embed")(seen)
-        size = self.size
-        blocks = layers.Blocks(self.depth, size.heads, size.mlp_ratio, dtype, self.drop_path, self.remat, name="blocks")
+        dtype = jnp.dtype(self.config.dtype)
+        tokens = layers.Embed(self.config.size.width, dtype, name="embed")(seen)
+        blocks = network.encoder_blocks(self.config, self.depth, name="blocks")
         return nn.LayerNorm(dtype=dtype, name="norm")(blocks(tokens, seen.ok))
 
 
-def _project(module: nn.Module, tokens: layers.Tokens, names) -> dict[str, Array]:
-    size, dtype = module.config.size, jnp.dtype(module.config.dtype)
+def _project(config: network.NetworkConfig, tokens: layers.Tokens) -> dict[str, Float[Array, "batch _dim"]]:
+    """Embedding of every modality for InfoNCE, inside the calling compact module."""
+    dtype = jnp.dtype(config.dtype)
     return {
-        n: layers.Projector(size.width, dtype, name=f"project_{n}")(layers.average(tokens.groups[n], tokens.ok[n]))
-        for n in names
+        n: layers.Projector(config.size.width, dtype, name=f"project_{n}")(
+            layers.average(tokens.groups[n], tokens.ok[n])
+        )
+        for n in config.names
     }
 
 
@@ -122,60 +121,59 @@ def _encoder_distances(config: network.NetworkConfig, params: PyTree, below: int
 
 
 class CromaEncoder(nn.Module):
-    """One encoder a sensor, and a cross encoder in which the first sensor's tokens attend to the others'."""
+    """An encoder per modality, and a cross encoder in which the first modality attends to the others."""
 
     config: network.NetworkConfig
 
     @nn.compact
     def __call__(self, seen: Mapping[str, layers.Seen]) -> layers.Tokens:
-        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        c = self.config
         first, *others = c.names
         total = c.size.depth + 1
         crossing = total // 2
-        present = [n for n in c.names if n in seen]
-        tokens = {
-            n: _SensorEncoder(
-                c.size, total - crossing if n == first else total, c.dtype, c.drop_path, c.remat, name=f"own_{n}"
-            )(seen[n])
-            for n in present
-        }
-        ok = {n: seen[n].ok for n in present}
-        rest = [n for n in others if n in present]
-        if first in present and rest:
+        available = [n for n in c.names if n in seen]
+        ok = {n: seen[n].ok for n in available}
+        tokens = {}
+        for name in available:
+            depth = total - crossing if name == first else total
+            tokens[name] = _ModalityEncoder(c, depth, name=f"own_{name}")(seen[name])
+        rest = [n for n in others if n in available]
+        if first in available and rest:
             context = jnp.concatenate([tokens[n] for n in rest], axis=1)
-            blocks = layers.Blocks(crossing, c.size.heads, c.size.mlp_ratio, dtype, c.drop_path, c.remat, name="cross")
+            blocks = network.encoder_blocks(c, crossing, name="cross")
             fused = blocks(tokens[first], ok[first], context, fusionx.join_ok(ok, tokens, rest))
-            tokens["fused"], ok["fused"] = nn.LayerNorm(dtype=dtype, name="cross_norm")(fused), ok[first]
-        summary = tokens.get("fused", tokens[present[0]])
-        return layers.Tokens(layers.average(summary, ok.get("fused", ok[present[0]])), tokens, ok)
+            tokens["fused"] = nn.LayerNorm(dtype=jnp.dtype(c.dtype), name="cross_norm")(fused)
+            ok["fused"] = ok[first]
+        summary = "fused" if "fused" in tokens else available[0]
+        return layers.Tokens(layers.average(tokens[summary], ok[summary]), tokens, ok)
 
 
 class Croma(nn.Module):
     """CROMA ("CROMA: Remote Sensing Representations with Contrastive Radar-Optical Masked Autoencoders", arXiv
-    2311.00566, section 3): an encoder for each sensor, InfoNCE between their averaged visible tokens, a cross encoder
-    in which radar attends to optical, and one light decoder that rebuilds both sensors from the joint tokens.
+    2311.00566, section 3): an encoder per modality, InfoNCE between their averaged visible tokens, a cross encoder in
+    which radar attends to optical, and one light decoder that reconstructs both modalities from the joint tokens.
 
-    The radar encoder has half the depth and the cross encoder the other half, the optical encoder the whole, as in the
-    paper (6, 6 and 12). Differences: sine-cosine positions instead of 2-D ALiBi; the temperature is fixed at the
-    paper's initial value; one loss weight for each of the terms. The first modality of the config takes radar's part.
+    The radar encoder has half of the depth, the cross encoder the other half and the optical encoder all of it, as in
+    the paper (6, 6 and 12). Differences: sine-cosine positions instead of 2-D ALiBi; the temperature is fixed at the
+    paper's initial value; the two losses have weights. The first modality of the config is in the position of radar.
     """
 
     config: network.NetworkConfig
     traits: ClassVar[Traits] = Traits(min_modalities=2)
     config_class: ClassVar[type[network.NetworkConfig]] = network.NetworkConfig
 
-    def setup(self):
+    def setup(self) -> None:
         self.encoder = CromaEncoder(self.config)
         self.head = _CromaHead(self.config)
 
     def __call__(self, images: Images, masks: Masks) -> layers.Output:
-        """Predicts each modality's hidden patches from the joint tokens, and embeds each sensor for InfoNCE."""
+        """Predicts the hidden patches of each modality from the joint tokens, and embeds each modality for InfoNCE."""
         seen = layers.see(images, masks, None, self.config.patch_size, self.config.size.width)
         grid = layers.grid(next(iter(images.values())), self.config.patch_size)
         return self.head(self.encoder(seen), masks, grid)
 
     def encode(self, images: Images, masks: Masks | None = None, has_data: HasData | None = None) -> layers.Tokens:
-        """Tokens of every sensor present, and the joint ones ("fused") where radar and another are."""
+        """Tokens of every available modality, and joint tokens ("fused") if the first and another are available."""
         return self.encoder(layers.see(images, masks, has_data, self.config.patch_size, self.config.size.width))
 
     @nn.nowrap
@@ -194,65 +192,62 @@ class _CromaHead(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: layers.Tokens, masks: Masks, grid: tuple[int, int]) -> layers.Output:
-        c, dtype = self.config, jnp.dtype(self.config.dtype)
-        size, mask = c.size, masks[c.names[0]]
+        c, size, dtype = self.config, self.config.size, jnp.dtype(self.config.dtype)
+        mask = masks[c.names[0]]
         positions = jnp.asarray(sincos_positions(*grid, size.decoder_width))
         known = layers.linear(tokens.groups["fused"], size.decoder_width, "project", dtype)
         known = (known + jnp.take(positions, mask.visible, axis=0)).astype(dtype)
         blank = self.param("mask", layers.token_init(), (size.decoder_width,))
         sequence = layers.fill_up(positions + blank, known, mask)
-        blocks = layers.Blocks(size.decoder_depth, size.decoder_heads, size.mlp_ratio, dtype, name="blocks")
-        sequence = nn.LayerNorm(dtype=dtype, name="norm")(blocks(sequence))
+        sequence = network.decoder_blocks(c, name="blocks")(sequence)
+        sequence = nn.LayerNorm(dtype=dtype, name="norm")(sequence)
         predicted = {
             n: layers.linear(layers.take_hidden(sequence, masks[n]), width, f"head_{n}", dtype).astype(jnp.float32)
             for n, width in c.outputs.items()
         }
-        return layers.Output(predicted, _project(self, tokens, c.names))
+        return layers.Output(predicted, _project(c, tokens))
 
 
 class ContrastiveEncoder(nn.Module):
-    """One encoder of full depth for each sensor; they never meet."""
+    """An encoder of full depth per modality, without interaction between them."""
 
     config: network.NetworkConfig
 
     @nn.compact
     def __call__(self, seen: Mapping[str, layers.Seen]) -> layers.Tokens:
         c = self.config
-        present = [n for n in c.names if n in seen]
-        tokens = {
-            n: _SensorEncoder(c.size, c.size.depth + 1, c.dtype, c.drop_path, c.remat, name=f"own_{n}")(seen[n])
-            for n in present
-        }
-        ok = {n: seen[n].ok for n in present}
-        averages = [layers.average(tokens[n], ok[n]) for n in present]
+        available = [n for n in c.names if n in seen]
+        tokens = {n: _ModalityEncoder(c, c.size.depth + 1, name=f"own_{n}")(seen[n]) for n in available}
+        ok = {n: seen[n].ok for n in available}
+        averages = [layers.average(tokens[n], ok[n]) for n in available]
         return layers.Tokens(jnp.stack(averages).mean(0), tokens, ok)
 
 
 class Contrastive(nn.Module):
-    """Cross-modal InfoNCE without reconstruction, as in CLIP (arXiv 2103.00020) with sensors for languages: each
-    sensor's encoder sees its own random view of the whole tile (crop resized, flips and turns, gain and noise; see
-    `preprocess.random_views`), and the views of one tile are to be nearest.
+    """Cross-modal InfoNCE without reconstruction, as in CLIP (arXiv 2103.00020) with modalities in place of image and
+    text: the encoder of each modality sees a random view of the whole tile (`preprocess.random_views`: resized crop,
+    flips and rotations, gain and noise), and the views of one tile are the positive pair.
 
     Differences from radar-optical contrastive methods such as DINO-MM (arXiv 2204.05381): no teacher, no multi-crop,
-    no sensor drop; from CLIP: the temperature is fixed, not learnt. Views are of SimCLR's kind (arXiv 2002.05709,
-    appendix A) without color shifts that only photographs have.
+    no modality drop; from CLIP: the temperature is fixed, not learned. Views are those of SimCLR (arXiv 2002.05709,
+    appendix A) without the color shifts that apply to photographs only.
     """
 
     config: network.NetworkConfig
     traits: ClassVar[Traits] = Traits(reconstructs=False, min_modalities=2)
     config_class: ClassVar[type[network.NetworkConfig]] = network.NetworkConfig
 
-    def setup(self):
+    def setup(self) -> None:
         self.encoder = ContrastiveEncoder(self.config)
         self.head = _ContrastiveHead(self.config)
 
     def __call__(self, images: Images, masks: Masks) -> layers.Output:
-        """Embeds each sensor's view; nothing is masked and nothing predicted."""
+        """Embeds the view of each modality; without masking and prediction."""
         del masks
         return layers.Output({}, self.head(self.encode(images)))
 
     def encode(self, images: Images, masks: Masks | None = None, has_data: HasData | None = None) -> layers.Tokens:
-        """Tokens of every sensor present, each from its own encoder."""
+        """Tokens of every available modality, each from its own encoder."""
         return self.encoder(layers.see(images, masks, has_data, self.config.patch_size, self.config.size.width))
 
     @nn.nowrap
@@ -265,8 +260,8 @@ class _ContrastiveHead(nn.Module):
     config: network.NetworkConfig
 
     @nn.compact
-    def __call__(self, tokens: layers.Tokens) -> dict[str, Array]:
-        return _project(self, tokens, self.config.names)
+    def __call__(self, tokens: layers.Tokens) -> dict[str, Float[Array, "batch _dim"]]:
+        return _project(self.config, tokens)
 
 
 class _ResidualBlock(NamedTuple):
@@ -288,14 +283,14 @@ def _residual_blocks(size: network.Size) -> list[_ResidualBlock]:
 
 
 class ResNetEncoder(nn.Module):
-    """A residual network (arXiv 1512.03385, section 4.2's layout for small images) over stacked channels.
+    """A residual network (arXiv 1512.03385, layout for small images of section 4.2) over stacked channels.
 
-    Three stages of half of `depth` basic blocks, of a quarter, a half and the whole of `size.width`; strides 2, 2, 2.
-    At size "mini" it has about half as many parameters as the other methods' encoders. Normalization and activation
-    come before each convolution (arXiv 1603.05027); where a block changes the width, a convolution of its input, not
-    normalized, is the shortcut. Batch normalization would keep a running state; instead each place is normalized over
-    its channels, and convolutions have biases (as in ConvNeXt, arXiv 2201.03545, section 2.6). Group normalization
-    over a whole tile would take away how bright the tile is, which tells much of what it shows.
+    Three stages of `depth / 2` basic blocks each, with a quarter, a half and all of `size.width`; strides 2, 2, 2. At
+    size "mini" it has about half as many parameters as the encoders of the other methods. Normalization and activation
+    precede each convolution (arXiv 1603.05027); where a block changes the width, the shortcut is a convolution of its
+    input, not normalized. Batch normalization would need running statistics; instead each position is normalized over
+    its channels, and convolutions have biases (as in ConvNeXt, arXiv 2201.03545, section 2.6). Group normalization over
+    a whole tile would remove its mean brightness, which is informative.
     """
 
     config: network.NetworkConfig
@@ -313,24 +308,24 @@ class ResNetEncoder(nn.Module):
         x = nn.relu(self._norm(x, "norm")).reshape(x.shape[0], -1, x.shape[-1])
         return layers.Tokens(x.mean(1), {"stacked": x}, {"stacked": None})
 
-    def _conv(self, x, features, kernel, stride, name):
+    def _conv(self, x: Array, features: int, kernel: int, stride: int, name: str) -> Array:
         return nn.Conv(
             features, (kernel, kernel), (stride, stride), dtype=x.dtype, name=name,
             kernel_init=nn.initializers.he_normal(),
         )(x)  # fmt: skip
 
-    def _norm(self, x, name):
+    def _norm(self, x: Array, name: str) -> Array:
         return nn.LayerNorm(dtype=x.dtype, name=name)(x)
 
 
 class ResNet(nn.Module):
-    """The convolutional network that many would train on the labels alone. It has no pretraining of its own."""
+    """A convolutional network for training on labels. It has no pretraining objective."""
 
     config: network.NetworkConfig
     traits: ClassVar[Traits] = Traits(pretrainable=False, reconstructs=False, zero_filled=True)
     config_class: ClassVar[type[network.NetworkConfig]] = network.NetworkConfig
 
-    def setup(self):
+    def setup(self) -> None:
         self.encoder = ResNetEncoder(self.config)
 
     def __call__(self, images: Images, masks: Masks) -> layers.Output:
@@ -340,13 +335,13 @@ class ResNet(nn.Module):
         return layers.Output({}, {})
 
     def encode(self, images: Images, masks: Masks | None = None, has_data: HasData | None = None) -> layers.Tokens:
-        """The last feature map's places as tokens."""
+        """Positions of the last feature map as tokens."""
         del masks, has_data
         return self.encoder(images)
 
     @nn.nowrap
     def layer_groups(self, params: PyTree) -> network.LayerGroups:
-        """The residual blocks of all stages in order, then the stem; the final norm is trained with the last block."""
+        """The residual blocks of all stages, then the stem. The final norm is in the group of the last block."""
         names = [block.name for block in _residual_blocks(self.config.size)]
         level = {"norm": 0, "stem": len(names)}
         for number, name in enumerate(reversed(names)):
@@ -355,7 +350,7 @@ class ResNet(nn.Module):
 
 
 class PatchStatistics(nn.Module):
-    """No network at all: each patch's mean and deviation by band, in standardized units. A floor for pixel labels."""
+    """Mean and standard deviation of each patch by band, in standardized units: a baseline without parameters."""
 
     config: network.NetworkConfig
     traits: ClassVar[Traits] = Traits(pretrainable=False, reconstructs=False)
@@ -367,7 +362,7 @@ class PatchStatistics(nn.Module):
         return layers.Output({}, {})
 
     def encode(self, images: Images, masks: Masks | None = None, has_data: HasData | None = None) -> layers.Tokens:
-        """Two numbers a band for every patch; there are no parameters."""
+        """Two numbers per band for every patch."""
         del masks
         groups = {}
         for name, image in images.items():

@@ -37,7 +37,7 @@ def plan(
     import jax
 
     from fusionx_jax import sharding
-    from fusionx_jax.models import build, layers
+    from fusionx_jax.models import build, network
     from fusionx_jax.plan import hlo
     from fusionx_jax.training import flops as flops_lib
     from fusionx_jax.training import step
@@ -49,7 +49,7 @@ def plan(
     accumulate = config.optimizer.get("accumulate", 1)
     sharding.check_batch(config.batch_size, mesh, accumulate)
     model = build.make_model(config, contract.modalities)
-    objective = first_objective(config, model, contract)
+    objective = first_objective(config, network.unrolled(model, 1), contract)
     optimizer, schedule = make_optimizer(config)
 
     shapes = jax.eval_shape(functools.partial(fresh_state, model, optimizer, config.seed))
@@ -61,7 +61,7 @@ def plan(
     }
     began = time.perf_counter()
     program = step.jit_step(config, objective, optimizer, schedule, layout, mesh)
-    with jax.set_mesh(mesh), layers.unrolled(1):
+    with jax.set_mesh(mesh):
         lowered = program.lower(state, wire)
     try:
         compiled = lowered.compile()

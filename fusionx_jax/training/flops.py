@@ -6,7 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from fusionx_jax.contract import Contract
-from fusionx_jax.models import build, layers
+from fusionx_jax.models import build, network
 from fusionx_jax.training.objective import first_objective
 from fusionx_jax.training.state import abstract_batch
 
@@ -22,11 +22,9 @@ def flops_per_pair(config: ConfigDict, model: Any, contract: Contract) -> float:
     """FLOPs of one example in a training step; 0 if `num_steps` is 0."""
     if not config.num_steps:
         return 0.0
-    objective = first_objective(config, model, contract)
-    wire = abstract_batch(config, contract)
-    # cost_analysis() counts the body of a scan once, whatever its length.
-    with layers.unrolled():
-        params = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
-        step = jax.jit(lambda p, w: jax.grad(lambda q: objective.loss(q, w, jax.random.key(0))[0])(p))
-        cost = step.lower(params, wire).cost_analysis()
+    depth = model.config.size.depth + 1
+    objective = first_objective(config, network.unrolled(model, depth), contract)
+    params = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
+    step = jax.jit(lambda p, w: jax.grad(lambda q: objective.loss(q, w, jax.random.key(0))[0])(p))
+    cost = step.lower(params, abstract_batch(config, contract)).cost_analysis()
     return float(cost["flops"]) / config.batch_size

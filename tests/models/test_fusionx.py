@@ -75,7 +75,7 @@ def _cross_reach(cross_attention):
 
 
 def test_cross_attention_switches_say_where_sensors_meet():
-    for where in fusionx.CROSS_ATTENTION:
+    for where in network.CROSS_ATTENTION:
         params, meets = _cross_reach(where)
         assert meets  # in the first block, by cross-attention or by a joint block
         assert any(k.startswith("fusion_") for k in params["encoder"]) == (where in ("both", "encoder"))
@@ -115,7 +115,7 @@ def test_three_modalities_run_through_the_same_code_and_all_meet():
 
 
 def test_every_parameter_has_a_gradient():
-    for where in fusionx.CROSS_ATTENTION:
+    for where in network.CROSS_ATTENTION:
         model, params, images, masks = make(cross_attention=where)
 
         def loss(p, model=model, images=images, masks=masks):
