@@ -119,8 +119,8 @@ def test_patch_statistics_are_those_of_numpy():
     ("changes", "words"),
     [
         ({"model.family": "magic"}, "fusionx, stacked, croma"),
-        ({"model.family": "stacked"}, "one mask for all sensors"),
-        ({"model.family": "croma", "modalities": ("s1",)}, "needs two modalities"),
+        ({"model.family": "stacked"}, "needs one mask for all modalities, but masking is .independent."),
+        ({"model.family": "croma", "modalities": ("s1",)}, "needs at least 2 modalities, but the config lists 1"),
     ],
 )
 def test_configs_that_do_not_fit_a_family_are_refused(simulated, changes, words):
