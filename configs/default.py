@@ -80,10 +80,11 @@ def get_config(options: str = "") -> ConfigDict:
 def evaluation() -> ConfigDict:
     """Evaluation settings, the same for every method and baseline."""
     e = ConfigDict()
-    e.tasks = ("multi", "single")  # tasks of the prepared set; those that it lacks are skipped
-    # For tile labels: "linear_probe", "linear_probe_each" (on the concatenated features of all modalities together and
-    # of each alone), "knn", "finetune", "scratch". For pixel labels: "segment_linear", "segment_decoder", "ridge_cover"
-    # (class shares). Evaluators that do not fit a task are skipped.
+    e.tasks = ("multi", "single")  # tasks of the prepared set's contract; those it lacks are passed over
+    # linear_probe (regularization by cross-validation inside the labels), linear_probe_validation (by the whole val
+    # split), linear_probe_each (on the features of all sensors together and of each alone, side by side), knn,
+    # finetune, scratch; for pixel labels segment_linear, segment_decoder, ridge_cover (shares of the classes).
+    # What does not fit a task is passed over.
     e.evaluators = ("linear_probe",)
     e.modalities = ("s1+s2", "s1", "s2")
     e.single_sensor_tasks = ("multi", "single", "pixel")  # tasks that are evaluated on single modalities too
@@ -95,7 +96,6 @@ def evaluation() -> ConfigDict:
     e.batch_size = 256
     # L2 regularization added to the mean log-loss on standardized features.
     e.regularization = (3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-    e.selection = ("cv",)  # of the regularization: "cv" within the labels, "validation" on the val split
     e.cv_folds = 5
     e.bootstrap = 1000  # resamples for confidence intervals
     e.baselines = ("untrained", "band_statistics", "supervised")

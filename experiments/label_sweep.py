@@ -1,4 +1,4 @@
-"""The comparison of methods over label fractions: pretrain, judge, compare, one command.
+"""The comparison of methods over label fractions: pretrain, evaluate, compare, one command.
 
 `python -m experiments.label_sweep --config=configs/paper_cpu.py --methods=fusionx,croma,untrained --workdir=W
 --dataset=DIR` pretrains every method with every seed, measures the cells that the config's `evaluate` asks for, and
@@ -17,7 +17,7 @@ import sys
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.label_sweep",
-        description="Pretrains methods, judges them over label fractions and compares them; does only what is missing.",
+        description="Pretrains methods, evaluates them over label fractions, compares them; does only what is missing.",
         epilog="Values of every method's config are overridden with --config.KEY=VALUE.",
     )
     parser.add_argument("--config", default="configs/default.py", metavar="FILE", help="base config of configs/")
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--seeds", type=int, default=1, help="pretraining seeds (default 1)")
     parser.add_argument("--workdir", required=True, metavar="W", help="folder of the whole comparison")
-    parser.add_argument("--dataset", required=True, metavar="DIR", help="prepared set to pretrain and judge on")
+    parser.add_argument("--dataset", required=True, metavar="DIR", help="prepared set to pretrain and evaluate on")
     parser.add_argument(
         "--jobs", type=int, default=1, help="runs at a time, each on its share of the cores (default 1)"
     )
@@ -37,6 +37,7 @@ def main(argv: list[str]) -> int:
     args, overrides = parser.parse_known_args(argv)
     from experiments import sweep  # late: `--help` answers at once
     from fusionx_jax.errors import InputError
+    from fusionx_jax.evaluate.records import parse_method
     from fusionx_jax.prepared import remote
 
     if args.seeds < 1 or args.jobs < 1:
@@ -44,7 +45,8 @@ def main(argv: list[str]) -> int:
     args.workdir = os.path.abspath(args.workdir)
     args.dataset = remote.absolute(args.dataset)
     if args.only_seed is not None:
-        return sweep.one(args.config, args.methods, args.only_seed, args.workdir, args.dataset, overrides)
+        run = sweep.Run(parse_method(args.methods), args.only_seed)
+        return sweep.run_one(args.config, run, args.workdir, args.dataset, overrides)
     return sweep.run_all(args, overrides)
 
 

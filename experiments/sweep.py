@@ -7,183 +7,207 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from fusionx_jax import config as config_lib
 from fusionx_jax import files, pretrain, progress
 from fusionx_jax.errors import InputError, RunError
-from fusionx_jax.evaluate import compare, measure
-from fusionx_jax.evaluate import rows as rows_lib
+from fusionx_jax.evaluate import evaluation, measure, members, rows, settings
+from fusionx_jax.evaluate.evaluators import EVALUATORS
+from fusionx_jax.evaluate.records import Method, parse_method
+from fusionx_jax.evaluate.summary import summary
 from fusionx_jax.prepared import remote, sets
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-SETTINGS_FILE = compare.SETTINGS_FILE
 
 
-def load(base: str, method: str, overrides: Sequence[str]) -> ConfigDict:
-    """A method's config on a base, with the command line's changes and then the method's own, which its name tells.
+class Run(NamedTuple):
+    """One pretraining of a sweep."""
+
+    method: Method
+    seed: int
+
+
+def load(base: str, method: Method, overrides: Sequence[str]) -> ConfigDict:
+    """A method's config on a base, with the command line's overrides and then the changes of a variant.
 
     Raises:
       InputError: there is no such base or method, or a change does not fit.
     """
-    name, *changes = method.split("/")
     stem = os.path.splitext(os.path.basename(base))[0]
-    here = os.path.realpath(os.path.join(ROOT, "configs", f"{stem}.py"))
-    if here not in (os.path.realpath(base), os.path.realpath(os.path.join(ROOT, base))):
+    inside = os.path.realpath(os.path.join(ROOT, "configs", f"{stem}.py"))
+    if inside not in (os.path.realpath(base), os.path.realpath(os.path.join(ROOT, base))):
         raise InputError(
             f"--config is {base}, but methods build on a file of configs/ by its name and without options; put yours "
             "there, or change values with --config.KEY=VALUE."
         )
-    path = os.path.join(ROOT, "configs", "methods", f"{name}.py")
-    if not os.path.isfile(path) or name == "__init__":
-        known = sorted(f[:-3] for f in os.listdir(os.path.dirname(path)) if f.endswith(".py") and f[0] != "_")
-        raise InputError(f"There is no method {name!r}; configs/methods/ has {', '.join(known)}.")
+    path = os.path.join(ROOT, "configs", "methods", f"{method.name}.py")
+    if not os.path.isfile(path) or method.name == "__init__":
+        names = sorted(f[:-3] for f in os.listdir(os.path.dirname(path)) if f.endswith(".py") and f[0] != "_")
+        raise InputError(f"There is no method {method.name!r}; configs/methods/ has {', '.join(names)}.")
     c = config_lib.load_file(f"{path}:{stem}")
-    never_trained, from_scratch = not c.num_steps, c.evaluate.evaluators == ("scratch",)
+    pretrained, evaluators = bool(c.num_steps), tuple(c.evaluate.evaluators)
     c = config_lib.override(c, overrides)
-    c = config_lib.override(c, [f"--config.{change}" for change in changes])
+    c = config_lib.override(c, [f"--config.{change}" for change in filter(None, method.changes.split("/"))])
     with c.unlocked():
-        if never_trained:  # the command line's number of steps is for those that are
+        if not pretrained:  # overrides of num_steps are for methods that pretrain
             c.num_steps = 0
-        if from_scratch:  # and its evaluators for networks that have features without labels
-            c.evaluate.evaluators = ("scratch",)
-        c.method = method
-        # The baselines are methods of the sweep; band statistics need no network and go with the untrained one.
-        c.evaluate.baselines = ("band_statistics",) if name == "untrained" else ()
+        if _from_scratch(evaluators):  # overrides of evaluators are for networks that have features without labels
+            c.evaluate.evaluators = evaluators
+        c.method = method.spec
+        # Baselines are methods of the sweep; band statistics need no network and are measured with the untrained one.
+        c.evaluate.baselines = ("band_statistics",) if method.name == "untrained" else ()
     return c
 
 
-def one(base: str, method: str, seed: int, workdir: str, dataset: str, overrides: Sequence[str]) -> int:
+def _from_scratch(evaluators: Sequence[str]) -> bool:
+    """Whether nothing is evaluated but networks trained from scratch."""
+    return all(EVALUATORS[name].from_scratch for name in evaluators)
+
+
+def run_one(base: str, run: Run, workdir: str, dataset: str, overrides: Sequence[str]) -> int:
     """Pretrains one method with one seed and measures its cells, as far as either is missing."""
-    c = load(base, method, overrides)
-    c.seed, c.dataset = seed, dataset
-    if seed:  # baselines without pretraining and networks without one have label subsets for seeds
+    c = load(base, run.method, overrides)
+    c.seed, c.dataset = run.seed, dataset
+    if run.seed:  # without pretraining, the seeds of label subsets are the only ones
         c.evaluate.baselines = ()
-        c.evaluate.evaluators = tuple(x for x in c.evaluate.evaluators if x != "scratch")
-    place = compare.place(workdir, method, seed)
-    status = pretrain.run(c, place)
+        c.evaluate.evaluators = tuple(x for x in c.evaluate.evaluators if not EVALUATORS[x].from_scratch)
+    own = members.member_workdir(workdir, run.method, run.seed)
+    status = pretrain.run(c, own)
     if status:
         return status
-    setting = measure.prepare_setting(place, dataset, [], judged_by=c)
-    measure.measure(setting)
-    with files.replacing(os.path.join(place, compare.MEMBER_FILE)) as f:
-        json.dump({**compare.describe(setting), "cells": measure.cell_store(setting).directory}, f, indent=1)
+    opened = evaluation.open_evaluation(own, dataset, [], protocol=c)
+    measure.measure(opened)
+    with files.replacing(os.path.join(own, members.MEMBER_FILE)) as f:
+        f.write(members.to_json(members.describe(opened)))
     return 0
 
 
 def run_all(args: argparse.Namespace, overrides: Sequence[str]) -> int:
     """All methods and seeds, `jobs` at a time, each in a process of its own; then the tables."""
-    methods = [m for m in args.methods.split(",") if m]
+    methods = [parse_method(m) for m in args.methods.split(",") if m]
     configs = {m: load(args.config, m, overrides) for m in methods}
     prepared = sets.open_sets(args.dataset)
     for c in configs.values():  # before hours of pretraining
-        measure.check(c, prepared)
-    # The first seed of every method before the second of any; networks without pretraining have one.
-    wanted = [
-        (m, s)
-        for s in range(args.seeds)
-        for m in methods
-        if not s or set(configs[m].evaluate.evaluators) != {"scratch"}
-    ]
-    _check_comparable(args, prepared, configs, wanted)
+        settings.check(c, prepared)
+    runs = _runs(configs, args.seeds)
+    _check_comparable(args.workdir, prepared, configs, runs)
     os.makedirs(args.workdir, exist_ok=True)
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    running: dict[int, tuple[subprocess.Popen, str, int]] = {}
-    failed, todo = [], list(wanted)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    _keep_settings(args, overrides, methods, wanted)  # first, so that a sweep cut short can be reported
-    with contextlib.ExitStack() as stack, progress.Progress(len(wanted), "sweep", "run") as bar:
-        while todo or running:
+    _keep_settings(args, overrides, methods, runs)  # first, so that an interrupted sweep can be reported
+    failed = _run_processes(args, overrides, runs)
+    members.write_tables(args.workdir)
+    print(summary(rows.read(os.path.join(args.workdir, rows.FILE_NAME))))
+    print(f"Tables are in {args.workdir}. Next: fusionx report --workdir={args.workdir}")
+    if failed:
+        names = ", ".join(f"{r.method.spec} seed {r.seed}" for r in failed)
+        raise RunError(f"{len(failed)} of {len(runs)} runs failed: {names}; run the same command again to resume.")
+    return 0
+
+
+def _runs(configs: Mapping[Method, ConfigDict], seeds: int) -> list[Run]:
+    """The first seed of every method before the second of any; networks without pretraining have one."""
+    several = {m for m, c in configs.items() if not _from_scratch(c.evaluate.evaluators)}
+    return [Run(m, seed) for seed in range(seeds) for m in configs if not seed or m in several]
+
+
+def _run_processes(args: argparse.Namespace, overrides: Sequence[str], runs: Sequence[Run]) -> list[Run]:
+    """Runs each in a process of its own, `args.jobs` at a time; returns those that failed."""
+    running: dict[int, tuple[subprocess.Popen[bytes], Run]] = {}
+    failed, waiting = [], list(runs)
+    with contextlib.ExitStack() as stack, progress.Progress(len(runs), "sweep", "run") as bar:
+        while waiting or running:
             for slot in range(args.jobs):
-                if slot not in running and todo:
-                    method, seed = todo.pop(0)
-                    running[slot] = (_start(args, overrides, method, seed, slot, cores), method, seed)
+                if slot not in running and waiting:
+                    run = waiting.pop(0)
+                    running[slot] = (_start(args, overrides, run, slot), run)
                     stack.callback(_stop, running[slot][0])
-            for slot, (process, method, seed) in list(running.items()):
+            for slot, (process, run) in list(running.items()):
                 try:
                     status = process.wait(timeout=0.5)
                 except subprocess.TimeoutExpired:
                     continue
                 del running[slot]
-                bar.advance(1, f"{method} seed {seed}")
+                bar.advance(1, f"{run.method.spec} seed {run.seed}")
                 if status:
-                    failed.append((method, seed))
-                    log = os.path.join(compare.place(args.workdir, method, seed), "sweep.log")
-                    progress.logger.error("%s, seed %d: failed with status %d; see %s.", method, seed, status, log)
-    compare.write_tables(args.workdir)
-    rows = rows_lib.read(os.path.join(args.workdir, rows_lib.FILE_NAME))
-    print(measure.summary(rows))
-    print(f"Tables are in {args.workdir}. Next: fusionx report --workdir={args.workdir}")
-    if failed:
-        names = ", ".join(f"{m} seed {s}" for m, s in failed)
-        raise RunError(f"{len(failed)} of {len(wanted)} runs failed: {names}; run the same command again to go on.")
-    return 0
+                    failed.append(run)
+                    log = os.path.join(members.member_workdir(args.workdir, run.method, run.seed), "sweep.log")
+                    progress.logger.error(
+                        "%s, seed %d: failed with status %d; see %s.", run.method.spec, run.seed, status, log
+                    )
+    return failed
 
 
-def _keep_settings(args: argparse.Namespace, overrides: Sequence[str], methods: Sequence[str], wanted) -> None:
-    """Adds this command and its methods and seeds to what the comparison's folder knows."""
-    known = _known(args.workdir)
-    members = {m: known["methods"].get(m, []) for m in [*known["methods"], *methods]}
-    members = {m: sorted({*seeds, *(s for n, s in wanted if n == m)}) for m, seeds in members.items()}
+def _keep_settings(
+    args: argparse.Namespace, overrides: Sequence[str], methods: Sequence[Method], runs: Sequence[Run]
+) -> None:
+    """Adds this command with its methods and seeds to the comparison's `sweep.json`."""
+    before = _earlier(args.workdir)
+    seeds = {m: before.methods.get(m, []) for m in [*before.methods, *methods]}
+    seeds = {m: sorted({*kept, *(r.seed for r in runs if r.method == m)}) for m, kept in seeds.items()}
     command = [f"--config={args.config}", f"--methods={args.methods}", f"--seeds={args.seeds}", *overrides]
-    commands = [*(c for c in known["commands"] if c != command), command]
-    with files.replacing(os.path.join(args.workdir, SETTINGS_FILE)) as f:
-        json.dump({"dataset": remote.absolute(args.dataset), "methods": members, "commands": commands}, f, indent=1)
+    content = {
+        "dataset": remote.absolute(args.dataset),
+        "methods": {m.spec: s for m, s in seeds.items()},
+        "commands": [*(c for c in before.commands if c != command), command],
+    }
+    with files.replacing(os.path.join(args.workdir, members.SWEEP_FILE)) as f:
+        json.dump(content, f, indent=1)
 
 
 def _check_comparable(
-    args: argparse.Namespace,
-    prepared: sets.Readable,
-    configs: dict[str, ConfigDict],
-    wanted: list[tuple[str, int]],
+    workdir: str, prepared: sets.Readable, configs: Mapping[Method, ConfigDict], runs: Sequence[Run]
 ) -> None:
-    """Refuses to add to a comparison what would be judged in another way than the runs that stay as they are."""
-    judged = {f"{m} (now)": compare.judged_by(c, prepared) for m, c in configs.items()}
-    used = {f"{m} (now)": (compare.evaluator_words(c), set(c.evaluate.evaluators)) for m, c in configs.items()}
-    for method, seeds in _known(args.workdir)["methods"].items():
+    """Refuses to add to a comparison runs whose protocol differs from that of the members that stay as they are."""
+    protocols = {f"{m.spec} (now)": members.shared_protocol(c, prepared) for m, c in configs.items()}
+    used = {
+        f"{m.spec} (now)": (members.shared_evaluator_hashes(c), set(c.evaluate.evaluators)) for m, c in configs.items()
+    }
+    for method, seeds in _earlier(workdir).methods.items():
         for seed in seeds:
-            about = compare.read_member(args.workdir, method, seed) if (method, seed) not in wanted else None
+            about = members.read_about(workdir, method, seed) if Run(method, seed) not in runs else None
             if about is not None:
-                name = f"{method}, seed {seed}"
-                judged[name] = about["judged_by"]
-                used[name] = (about["evaluators"], compare.evaluators_used(about, args.workdir, method, seed))
-    compare.check_alike(judged)
-    compare.check_evaluators_alike(used)
+                name = f"{method.spec}, seed {seed}"
+                protocols[name] = about.protocol
+                used[name] = (about.evaluators, members.evaluators_used(about, workdir, method, seed))
+    members.check_same_protocol(protocols)
+    members.check_same_evaluators(used)
 
 
-def _stop(process: subprocess.Popen) -> None:
-    """Ends a run that is still there when the sweep ends early; it keeps its newest checkpoint and its cells."""
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends a run that goes on when the sweep ends early; it keeps its newest checkpoint and its cells."""
     if process.poll() is None:
         process.terminate()
         process.wait()
 
 
-def _known(workdir: str) -> dict[str, Any]:
-    """What the folder knows of earlier commands; nothing where there was none."""
-    if not os.path.exists(os.path.join(workdir, SETTINGS_FILE)):
-        return {"methods": {}, "commands": []}
-    return compare.read_settings(workdir)
+def _earlier(workdir: str) -> members.Sweep:
+    """What earlier commands left in the comparison's folder; empty where there were none."""
+    return members.read_sweep(workdir) if members.is_comparison(workdir) else members.Sweep("", {}, [])
 
 
-def _start(args, overrides, method, seed, slot, cores) -> subprocess.Popen:
-    place = compare.place(args.workdir, method, seed)
-    os.makedirs(place, exist_ok=True)
+def _start(args: argparse.Namespace, overrides: Sequence[str], run: Run, slot: int) -> subprocess.Popen[bytes]:
+    own = members.member_workdir(args.workdir, run.method, run.seed)
+    os.makedirs(own, exist_ok=True)
     command = [
-        sys.executable, "-m", "experiments.label_sweep", f"--config={args.config}", f"--methods={method}",
-        f"--workdir={args.workdir}", f"--dataset={args.dataset}", f"--only_seed={seed}", *overrides,
+        sys.executable, "-m", "experiments.label_sweep", f"--config={args.config}", f"--methods={run.method.spec}",
+        f"--workdir={args.workdir}", f"--dataset={args.dataset}", f"--only_seed={run.seed}", *overrides,
     ]  # fmt: skip
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     share = len(cores) // args.jobs
     # Runs fit the same probes: the first one's compiled programs serve the others.
-    cache = {"JAX_COMPILATION_CACHE_DIR": os.path.join(args.workdir, "compiled"), **os.environ}
+    environment = {"JAX_COMPILATION_CACHE_DIR": os.path.join(args.workdir, "compiled"), **os.environ}
 
-    def keep_to_cores():  # two runs on one core each do more than one on two: small products share threads badly
+    def keep_to_cores() -> (
+        None
+    ):  # two runs on one core each do more than one on two: small products share threads badly
         if args.jobs > 1 and share:
             os.sched_setaffinity(0, cores[slot * share : (slot + 1) * share])
 
-    with open(os.path.join(place, "sweep.log"), "a", encoding="utf-8") as log:
+    with open(os.path.join(own, "sweep.log"), "a", encoding="utf-8") as log:
         return subprocess.Popen(
-            command, cwd=ROOT, env=cache, stdout=log, stderr=subprocess.STDOUT, preexec_fn=keep_to_cores
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=keep_to_cores
         )

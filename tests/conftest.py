@@ -57,3 +57,16 @@ def trained(simulated, tmp_path_factory) -> str:
     c = config.override(config.load_file(str(ROOT / "configs/demo.py")), [*TINY, f"--config.dataset={simulated}"])
     assert pretrain.run(c, workdir) == 0
     return workdir
+
+
+@pytest.fixture(scope="session")
+def evaluated(trained, simulated, tmp_path_factory) -> Path:
+    """A copy of `trained` with measured cells and their tables. Tests that write copy it again."""
+    import shutil
+
+    from fusionx_jax.evaluate import evaluation, measure
+
+    workdir = tmp_path_factory.mktemp("evaluated") / "w"
+    shutil.copytree(trained, workdir)
+    measure.evaluate(evaluation.open_evaluation(str(workdir), simulated, []))
+    return workdir

@@ -6,7 +6,7 @@ import fusionx_jax
 from fusionx_jax import encoder as encoder_lib
 from fusionx_jax import modalities as modalities_lib
 from fusionx_jax.errors import InputError
-from fusionx_jax.evaluate import features, measure
+from fusionx_jax.evaluate import evaluation, features
 from fusionx_jax.prepared import sets
 from tests.helpers import run_script
 
@@ -31,8 +31,8 @@ def _scale(prepared, name):
 
 @pytest.mark.parametrize("shown", [("s1", "s2"), ("s1",), ("s2",)])
 def test_features_are_those_that_the_evaluation_probes(encoder, images, trained, simulated, shown):
-    setting = measure.prepare_setting(trained, simulated, [])
-    pools = features.extract(measure.encoders(setting)["fusionx"], setting.prepared, "test", shown, 40)
+    setting = evaluation.open_evaluation(trained, simulated, [])
+    pools = features.extract(setting.trained, setting.prepared, "test", shown, 40)
     out = encoder.encode({n: images[n] for n in shown}, batch_size=4)  # an uneven last batch
     assert np.allclose(out.pooled, encoder_lib.assemble(pools, "mean_std")[:11], atol=1e-4)
     assert np.allclose(out.summary, pools["class"][:11], atol=1e-4)

@@ -9,8 +9,8 @@ import pytest
 
 from experiments import sweep
 from fusionx_jax import contract as contract_lib
-from fusionx_jax import modalities, preprocess
-from fusionx_jax.evaluate import measure
+from fusionx_jax import modalities, preprocess, pretrain
+from fusionx_jax.evaluate import settings
 from fusionx_jax.models import build
 from fusionx_jax.training.objective import make_objective
 from fusionx_jax.training.optimizer import make_optimizer
@@ -60,7 +60,7 @@ def _step(c, data):
 def test_every_method_traces_at_full_size(base):
     for method in TRAINED:
         c = sweep.load(f"configs/{base}.py", method, ())
-        measure.check(c)
+        settings.check(c)
         step, start, wire = _step(c, _contracts(base))
         shapes = jax.eval_shape(start)
         after, metrics = jax.eval_shape(step, shapes, wire)

@@ -222,15 +222,15 @@ def test_tiles_that_are_no_multiple_of_the_patch_are_padded_and_trained_on(tiny_
 
 @pytest.mark.slow
 def test_groups_of_bands_train_and_are_judged_with_one_left_out(simulated, tmp_path):
-    from fusionx_jax.evaluate import features, measure
+    from fusionx_jax.evaluate import evaluation, features
 
     c = config.override(
         config.load_file(str(ROOT / "configs/methods/fusionx_bands.py:demo")),
         [*TINY, *EARLY, f"--config.dataset={simulated}", "--config.num_steps=2"],
     )
     assert pretrain.run(c, str(tmp_path)) == 0
-    setting = measure.prepare_setting(str(tmp_path), simulated, [])
-    encoder = measure.encoders(setting)["fusionx_bands"]
+    setting = evaluation.open_evaluation(str(tmp_path), simulated, [])
+    encoder = setting.trained
     pools = features.extract(encoder, setting.prepared, "val", ["s1", "s2_10m", "s2_60m"], 20)
     assert {k for k in pools if k.endswith("_mean")} == {"s1_mean", "s2_10m_mean", "s2_60m_mean"}
 

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 
 from fusionx_jax import arguments
 
@@ -10,34 +9,29 @@ from fusionx_jax import arguments
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fusionx evaluate",
-        description="Judges a representation over label fractions and seeds, beside baselines: linear probes, and "
-        "what evaluate.evaluators names.",
+        description="Evaluates a representation over label fractions and seeds, beside baselines: linear probes, and "
+        "the evaluators that evaluate.evaluators names.",
         epilog="Values of the run's config are overridden with --config.KEY=VALUE, e.g. --config.evaluate.seeds=3.",
     )
     parser.add_argument("--workdir", required=True, metavar="W", help="workdir of `fusionx pretrain`; results go there")
-    parser.add_argument("--dataset", required=True, metavar="DIR", help="prepared set to judge on")
+    parser.add_argument("--dataset", required=True, metavar="DIR", help="prepared set to evaluate on")
     arguments.add_distributed(parser)
     args, overrides = parser.parse_known_args(argv)
     from fusionx_jax import distributed, progress
-    from fusionx_jax.evaluate import measure
-    from fusionx_jax.evaluate import rows as rows_lib
+    from fusionx_jax.evaluate import evaluation, measure, rows
+    from fusionx_jax.evaluate.summary import summary
 
     distributed.start(args)
-    setting = measure.prepare_setting(args.workdir, args.dataset, overrides)
-    if args.distributed:
-        measure.check(setting.config)
-        measure.encode_together(setting)
-        first = distributed.is_first()
-        distributed.leave()
-        if not first:
-            return 0
-        # Fitting probes is one process's work, of a process that never was part of a job: it finds the features there.
-        again = ["evaluate", f"--workdir={args.workdir}", f"--dataset={args.dataset}", *overrides]
-        os.execv(sys.executable, [sys.executable, "-m", "fusionx_jax", *again])
-    with progress.logging_to(os.path.join(args.workdir, "evaluate.log")):
-        path = measure.evaluate(setting)
-    contract = setting.prepared.contract
-    print(f"{contract.title}:")
-    print(measure.summary(rows_lib.select(rows_lib.read(path), dataset=contract.name)))
-    print(f"Rows are in {path}. Next: fusionx report --workdir={args.workdir}")
+    opened = evaluation.open_evaluation(args.workdir, args.dataset, overrides)
+    handler = progress.log_to_file(os.path.join(args.workdir, "evaluate.log"))
+    try:
+        path = measure.evaluate_together(opened) if args.distributed else measure.evaluate(opened)
+    finally:
+        progress.logger.removeHandler(handler)
+        handler.close()
+    if distributed.is_first():
+        contract = opened.prepared.contract
+        print(f"{contract.title}:")
+        print(summary(rows.select(rows.read(path), dataset=contract.name)))
+        print(f"Rows are in {path}. Next: fusionx report --workdir={args.workdir}")
     return 0

@@ -17,6 +17,8 @@ from fusionx_jax import distributed, files, progress, sharding
 from fusionx_jax.encoder import Encoder, pooled_program
 from fusionx_jax.prepared import order, sets
 
+VERSION = 1  # raised when pooled features change for the same weights; kept features and cells are not used then
+
 
 def extract(
     encoder: Encoder,

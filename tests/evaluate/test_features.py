@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from fusionx_jax import encoder as encoder_lib
-from fusionx_jax.evaluate import features, measure
+from fusionx_jax.evaluate import evaluation, features
 from fusionx_jax.prepared import store
 from tests.helpers import run_script
 
 
 @pytest.fixture(scope="module")
 def setting(trained, simulated):
-    return measure.prepare_setting(trained, simulated, [])
+    return evaluation.open_evaluation(trained, simulated, [])
 
 
 def test_every_tile_is_counted_once_whatever_the_batch(setting, simulated):
-    encoder = measure.encoders(setting)["fusionx"]
+    encoder = setting.trained
     prepared = store.PreparedSet(simulated)
     whole = features.extract(encoder, prepared, "test", ["s1", "s2"], 40)
     uneven = features.extract(encoder, prepared, "test", ["s1", "s2"], 17)
@@ -27,7 +27,7 @@ def test_every_tile_is_counted_once_whatever_the_batch(setting, simulated):
 
 
 def test_cached_features_are_read_back_and_a_damaged_cache_is_made_again(setting, simulated, tmp_path, monkeypatch):
-    encoder = measure.encoders(setting)["fusionx"]
+    encoder = setting.trained
     prepared = store.PreparedSet(simulated)
     first = features.extract(encoder, prepared, "val", ["s1"], 20, str(tmp_path))
     monkeypatch.setattr(prepared, "read", lambda *_: pytest.fail("the cache was not used"))
@@ -41,9 +41,9 @@ def test_cached_features_are_read_back_and_a_damaged_cache_is_made_again(setting
 
 
 def test_trained_and_untrained_encoders_have_different_fingerprints(setting):
-    both = measure.encoders(setting)
+    both = {"fusionx": setting.trained, "untrained": setting.untrained}
     assert both["fusionx"].fingerprint() != both["untrained"].fingerprint()
-    assert both["fusionx"].fingerprint() == measure.encoders(setting)["fusionx"].fingerprint()
+    assert both["fusionx"].fingerprint() == setting.trained.fingerprint()
 
 
 def test_pooling_is_mean_and_deviation_over_tokens_with_data():
@@ -69,7 +69,7 @@ def test_band_statistics_equal_numpy_on_decoded_tiles(simulated):
 
 
 def test_features_do_not_depend_on_batch_mates(setting, simulated):
-    encoder = measure.encoders(setting)["fusionx"]
+    encoder = setting.trained
     prepared = store.PreparedSet(simulated)
     pooled = jax.jit(lambda p, w: encoder.with_params(p).pooled(w))
     a = pooled(encoder.params, prepared.read("test", [0, 1, 2, 3], ["s1", "s2"]))
@@ -85,14 +85,14 @@ import jax, numpy as np
 from fusionx_jax.evaluate import features, run
 from tests.helpers import run_script
 assert jax.local_device_count() == 8
-setting = measure.prepare_setting(sys.argv[1], sys.argv[2], [])
-found = features.extract(measure.encoders(setting)["fusionx"], setting.prepared, "test", ["s1", "s2"], 17)
+setting = evaluation.open_evaluation(sys.argv[1], sys.argv[2], [])
+found = features.extract(setting.trained, setting.prepared, "test", ["s1", "s2"], 17)
 np.savez(sys.argv[3], **found)
 """
     out = str(tmp_path / "found.npz")
     done = run_script(script, trained, simulated, out, env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
     assert done.returncode == 0, done.stderr
-    one = features.extract(measure.encoders(setting)["fusionx"], store.PreparedSet(simulated), "test", ["s1", "s2"], 40)
+    one = features.extract(setting.trained, store.PreparedSet(simulated), "test", ["s1", "s2"], 40)
     with np.load(out) as eight:
         for key, value in one.items():  # 40 tiles in batches of 24: the last is filled up
             assert eight[key].shape == value.shape
@@ -100,7 +100,7 @@ np.savez(sys.argv[3], **found)
 
 
 def test_zeros_for_an_absent_sensor_are_shown_and_absence_is_not(setting, simulated):
-    encoder = measure.encoders(setting)["fusionx"]
+    encoder = setting.trained
     prepared = store.PreparedSet(simulated)
     wire = {"s1": jnp.asarray(prepared.read("test", [0, 1], ["s1"])["s1"])}
     absent = encoder.tokens(wire)

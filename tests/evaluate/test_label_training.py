@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from fusionx_jax.errors import InputError
-from fusionx_jax.evaluate import label_training, measure
+from fusionx_jax.evaluate import evaluation, label_training, measure
 from fusionx_jax.models import build
 
 
 @pytest.fixture(scope="module")
 def params(trained, simulated):
-    setting = measure.prepare_setting(trained, simulated, [])
+    setting = evaluation.open_evaluation(trained, simulated, [])
     fresh = jax.eval_shape(lambda: build.init_params(setting.model, jax.random.key(0)))
     head = {"kernel": jnp.zeros((4, 2)), "bias": jnp.zeros(2)}
     return jax.tree.map(lambda x: np.zeros(x.shape), {"encoder": fresh["encoder"], "head": head})
@@ -39,7 +39,7 @@ def test_only_the_last_blocks_are_trained_when_asked(params):
 def test_options_out_of_range_are_refused(trained, simulated, tmp_path):
     with pytest.raises(InputError, match="layer_decay is 0"):
         measure.evaluate(
-            measure.prepare_setting(
+            evaluation.open_evaluation(
                 trained, simulated,
                 ["--config.evaluate.evaluators=('finetune',)", "--config.evaluate.finetune.layer_decay=0.0",
                  "--config.evaluate.baselines=()"],

@@ -7,7 +7,7 @@ import pytest
 import fusionx_jax
 from fusionx_jax import checkpoint, encoder
 from fusionx_jax.errors import InputError, RunError
-from fusionx_jax.evaluate import measure
+from fusionx_jax.evaluate import evaluation
 from fusionx_jax.interop import export
 from tests.helpers import assert_clear, run_cli, run_script
 
@@ -51,7 +51,7 @@ print(float(sum(abs(x).sum() for x in jax.tree.leaves(params))))
 """
     done = run_script(script, out, env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4"})
     assert done.returncode == 0, done.stderr[-2000:]
-    setting = measure.prepare_setting(trained, simulated, [])
+    setting = evaluation.open_evaluation(trained, simulated, [])
     shapes = jax.eval_shape(lambda: fusionx_params(setting))
     whole = checkpoint.load_params(setting.saved, shapes)
     assert float(done.stdout) == pytest.approx(float(sum(abs(x).sum() for x in jax.tree.leaves(whole))), rel=1e-5)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fusionx_jax.errors import InputError
-from fusionx_jax.evaluate import measure
+from fusionx_jax.evaluate import evaluation, measure
 from fusionx_jax.evaluate import rows as rows_lib
 from fusionx_jax.report import run_page
 
@@ -15,7 +15,7 @@ from fusionx_jax.report import run_page
 def reported(trained, simulated, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("reported") / "w"
     shutil.copytree(trained, workdir)
-    measure.evaluate(measure.prepare_setting(str(workdir), simulated, ["--config.evaluate.modalities=('s1+s2',)"]))
+    measure.evaluate(evaluation.open_evaluation(str(workdir), simulated, ["--config.evaluate.modalities=('s1+s2',)"]))
     run_page.make(str(workdir))
     return workdir
 

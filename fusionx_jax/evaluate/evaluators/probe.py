@@ -1,0 +1,107 @@
+"""Linear probes on frozen features, standardized on the unlabeled training split.
+
+The regularization is selected by cross-validation inside the label subset, or on the whole validation split: the usual
+practice, which needs more labels than the subset holds and is therefore reported under a name of its own.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from fusionx_jax.contract import Contract
+from fusionx_jax.errors import InputError
+from fusionx_jax.evaluate.evaluators.base import TILE_KINDS, Evaluator, Problem, Scored, Source
+from fusionx_jax.evaluate.features import standardize
+from fusionx_jax.evaluate.numerics import logistic
+from fusionx_jax.evaluate.records import CellKey
+
+
+class LinearProbe(Evaluator):
+    """Ridge-penalized logistic regression; see `numerics.logistic`."""
+
+    name = "linear_probe"
+    label = "linear probe"
+    in_figures = True
+
+    def score_kind(self, task_kind: str) -> str:
+        return task_kind if task_kind in TILE_KINDS else ""
+
+    def check(self, config: ConfigDict, contract: Contract | None = None) -> None:
+        super().check(config, contract)
+        if config.cv_folds < 2 or not config.regularization or min(config.regularization) <= 0:
+            raise InputError(
+                f"evaluate.cv_folds is {config.cv_folds} and evaluate.regularization {tuple(config.regularization)}; a "
+                "linear probe needs at least 2 folds and one positive regularization."
+            )
+
+    def features(self, source: Source, split: str) -> np.ndarray:
+        """What is probed."""
+        return source.features(split)
+
+    def selection(self, config: ConfigDict) -> str:
+        """How the regularization is selected, for people."""
+        return f"{config.cv_folds}-fold cross-validation inside the labels"
+
+    def score(self, source: Source, problem: Problem, keys: Sequence[CellKey]) -> Iterator[list[Scored]]:
+        """Subsets of one size share a program."""
+        splits = ["train", problem.score_split, *(["val"] if self.selects_on_validation else [])]
+        train, test, *validation = standardize(*(self.features(source, split) for split in splits))
+        targets = problem.labels.targets
+        regularization = np.array(sorted(problem.config.regularization))
+        selection = (validation[0], targets["val"]) if validation else None
+        for group in _by_size(problem, keys):
+            members = np.stack([problem.subsets[key] for key in group])
+            folds = np.stack([_folds(problem, key) for key in group])
+            fit = logistic.fit(
+                train,
+                targets["train"],
+                members,
+                folds,
+                regularization,
+                test,
+                softmax=problem.labels.kind == "single",
+                selection=selection,
+            )
+            training = f"{self.label}; regularization by {self.selection(problem.config)}"
+            yield [
+                Scored(key, scores.astype(np.float64), f"{regularization[chosen]:.3g}", training)
+                for key, scores, chosen in zip(group, fit.scores, fit.chosen)
+            ]
+
+
+def _by_size(problem: Problem, keys: Sequence[CellKey]) -> list[list[CellKey]]:
+    sizes = {key: len(problem.subsets[key]) for key in keys}
+    return [[key for key in keys if sizes[key] == size] for size in sorted(set(sizes.values()))]
+
+
+def _folds(problem: Problem, key: CellKey) -> np.ndarray:
+    members = problem.subsets[key]
+    labels = problem.labels.targets["train"][members] > 0
+    return logistic.fold_numbers(labels, problem.config.cv_folds, np.random.default_rng([key.seed, len(members)]))
+
+
+class LinearProbeEach(LinearProbe):
+    """A probe on the features of all modalities together and of each alone, side by side."""
+
+    name = "linear_probe_each"
+    label = "linear probe, modalities together and alone"
+    in_figures = False
+    needs_each = True
+
+    def features(self, source: Source, split: str) -> np.ndarray:
+        assert source.each is not None, "planned for sources with features of each modality only"
+        return np.concatenate([source.features(split), source.each(split)], axis=1)
+
+
+class LinearProbeValidation(LinearProbe):
+    """A probe whose regularization is selected on the whole validation split."""
+
+    name = "linear_probe_validation"
+    label = "linear probe, regularization selected on the validation split"
+    in_figures = False
+    selects_on_validation = True
+
+    def selection(self, config: ConfigDict) -> str:
+        del config
+        return "all labels of the validation split"

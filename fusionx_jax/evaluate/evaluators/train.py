@@ -1,0 +1,92 @@
+"""The whole encoder trained on the labels: fine-tuned from its pretrained weights, or trained from scratch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from fusionx_jax import progress
+from fusionx_jax.contract import Contract
+from fusionx_jax.evaluate import label_training
+from fusionx_jax.evaluate.evaluators.base import TILE_KINDS, Evaluator, Problem, Scored, Source
+from fusionx_jax.evaluate.evaluators.checks import check_training
+from fusionx_jax.evaluate.records import CellKey
+from fusionx_jax.models import build
+
+
+class FineTuning(Evaluator):
+    """Trains on from the pretrained weights with the settings `evaluate.finetune`."""
+
+    name = "finetune"
+    label = "fine-tuned"
+    line_style = "--"
+    in_figures = True
+    settings = ("finetune",)
+    selects_on_validation = True
+    needs_training = True
+    verb: ClassVar[str] = "fine-tuned"
+
+    def score_kind(self, task_kind: str) -> str:
+        return task_kind if task_kind in TILE_KINDS else ""
+
+    def training_settings(self, config: ConfigDict) -> ConfigDict:
+        return config[self.settings[0]]
+
+    def covers(self, config: ConfigDict, task: str) -> bool:
+        return task in self.training_settings(config).tasks
+
+    def num_trainings(self, config: ConfigDict) -> int | None:
+        return int(self.training_settings(config).seeds)
+
+    def check(self, config: ConfigDict, contract: Contract | None = None) -> None:
+        super().check(config, contract)
+        check_training(f"evaluate.{self.settings[0]}", self.training_settings(config))
+
+    def initial(self, source: Source) -> Callable[[int], PyTree]:
+        """The parameters to start from, by seed."""
+        return lambda seed: source.encoder.params
+
+    def score(self, source: Source, problem: Problem, keys: Sequence[CellKey]) -> Iterator[list[Scored]]:
+        settings, prepared, labels = self.training_settings(problem.config), problem.prepared, problem.labels
+        data, names = prepared.contract.modalities, source.modalities.available
+        network = label_training.make_network(
+            source.encoder, self.initial(source), names, labels.kind, settings, problem.config.pooling,
+            {m: (data[m].height, data[m].width, len(data[m].bands)) for m in names},
+        )  # fmt: skip
+        task = label_training.Task(labels.kind, labels.targets)
+        sizes = [len(problem.subsets[key]) for key in keys]
+        steps = sum(label_training.num_steps(settings, size, prepared.size("train")) for size in sizes)
+        title = f"{source.method} {self.verb}, {labels.name}, {source.modalities.title}"
+        with progress.Progress(steps * len(settings.learning_rates), title, "step") as bar:
+            for key in keys:
+                outcome = label_training.train(
+                    network, prepared, task, problem.subsets[key], settings, key.seed, bar, problem.score_split
+                )
+                selected = f"rate {outcome.learning_rate:g} step {outcome.step}"
+                training = (
+                    f"{self.verb}, {outcome.num_steps} steps of {settings.batch_size}; step and rate selected on the "
+                    "validation split"
+                )
+                yield [Scored(key, outcome.scores.astype(np.float64), selected, training)]
+
+
+class FromScratch(FineTuning):
+    """Trains from random weights with the settings `evaluate.supervised`."""
+
+    name = "scratch"
+    label = "from scratch, labels only"
+    line_style = "-"
+    settings = ("supervised",)
+    from_scratch = True
+    verb = "trained from scratch"
+
+    @property
+    def counterpart(self) -> str:
+        """A network without pretraining has no frozen features: it is compared with the reference's linear probe."""
+        return "linear_probe"
+
+    def initial(self, source: Source) -> Callable[[int], PyTree]:
+        return lambda seed: build.init_params(source.encoder.model, jax.random.key(seed))

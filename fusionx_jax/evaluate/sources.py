@@ -1,0 +1,114 @@
+"""Sources of features: the trained encoder, and the baselines that it is compared with.
+
+Baselines are what everybody has without pretraining: the same encoder untrained, per-band statistics, and the same
+network trained from scratch on the labels.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fusionx_jax import encoder as encoder_lib
+from fusionx_jax.encoder import Encoder
+from fusionx_jax.evaluate import features, rows
+from fusionx_jax.evaluate.evaluation import Evaluation
+from fusionx_jax.evaluate.evaluators import Source
+from fusionx_jax.evaluate.records import Method, ModalitySet
+from fusionx_jax.models import baselines
+from fusionx_jax.registry import Registry
+
+
+class Baseline(NamedTuple):
+    """A baseline: how its source is made, and the one evaluator that it has ("": those of the method).
+
+    `encodes` is False where its features are statistics of the pixels, so that pooling and weights do not apply.
+    """
+
+    make: Callable[..., Source]  # (evaluation, modalities)
+    evaluator: str = ""
+    encodes: bool = True
+
+
+BASELINES: Registry[Baseline] = Registry("baseline")
+
+
+def method_source(evaluation: Evaluation, name: str, modalities: ModalitySet, together: bool = False) -> Source:
+    """The method whose weights are evaluated; for `together` see `features.extract`."""
+    return _encoder_source(evaluation, name, evaluation.trained, modalities, together)
+
+
+def untrained(evaluation: Evaluation, modalities: ModalitySet, together: bool = False) -> Source:
+    """The same encoder with its initial weights."""
+    return _encoder_source(evaluation, "untrained", evaluation.untrained, modalities, together)
+
+
+def band_statistics(evaluation: Evaluation, modalities: ModalitySet) -> Source:
+    """Mean and deviation of every band, over the tile for tile labels and over each patch for pixel labels."""
+    trained = evaluation.trained
+    plain = dataclasses.replace(trained, model=baselines.PatchStatistics(trained.model.config), params={}, zeros=())
+    names = modalities.available
+    statistics = functools.cache(lambda split: features.band_statistics(evaluation.prepared, split, names))
+    return Source("band_statistics", modalities, statistics, None, plain, trainable=False)
+
+
+def supervised(evaluation: Evaluation, modalities: ModalitySet) -> Source:
+    """The same network, to be trained from scratch; it has no features without labels."""
+    encoder = dataclasses.replace(evaluation.trained, zeros=_zeros(evaluation, modalities))
+    return Source("supervised", modalities, _no_features, None, encoder)
+
+
+def _no_features(split: str) -> np.ndarray:
+    raise ValueError(f"a network trained from scratch has no features of the {split} split")
+
+
+def _encoder_source(
+    evaluation: Evaluation, name: str, encoder: Encoder, modalities: ModalitySet, together: bool
+) -> Source:
+    config = evaluation.config
+
+    def pooled(split: str, encoder: Encoder, given: Sequence[str]) -> np.ndarray:
+        pools = features.extract(
+            encoder, evaluation.prepared, split, given, config.evaluate.batch_size, evaluation.feature_cache,
+            f"{name} features", together,
+        )  # fmt: skip
+        return np.asarray(encoder_lib.assemble(pools, config.evaluate.pooling))
+
+    @functools.cache
+    def each(split: str) -> np.ndarray:
+        alone = [ModalitySet((m,)) for m in modalities.available]
+        parts = [pooled(split, dataclasses.replace(encoder, zeros=_zeros(evaluation, m)), m.available) for m in alone]
+        return np.concatenate(parts, axis=1)
+
+    filled = dataclasses.replace(encoder, zeros=_zeros(evaluation, modalities))
+    joint = functools.cache(lambda split: pooled(split, filled, modalities.available))
+    return Source(name, modalities, joint, each, filled)
+
+
+def _zeros(evaluation: Evaluation, modalities: ModalitySet) -> tuple[str, ...]:
+    """The modalities to fill with zeros: all that are missing where the network has no other way."""
+    if evaluation.fills_zeros:
+        return tuple(m for m in evaluation.config.modalities if m not in modalities.available)
+    return modalities.zero_filled
+
+
+def context(evaluation: Evaluation, method: Method) -> rows.Context:
+    """What the rows of the evaluated method, or of a baseline, state beside their cells."""
+    contract = evaluation.prepared.contract
+    baseline = BASELINES[method.name] if method.name in BASELINES and method != evaluation.method else None
+    return rows.Context(
+        dataset=contract.name,
+        simulated=contract.simulated,
+        num_train=contract.splits["train"],
+        unscored=evaluation.unscored_classes(),
+        pooling=evaluation.config.evaluate.pooling if baseline is None or baseline.encodes else "",
+        checkpoint=evaluation.saved.path if baseline is None else "",
+        config_hash=evaluation.weights_hash,
+    )
+
+
+BASELINES.register("untrained", Baseline(untrained))
+BASELINES.register("band_statistics", Baseline(band_statistics, encodes=False))
+BASELINES.register("supervised", Baseline(supervised, evaluator="scratch"))
