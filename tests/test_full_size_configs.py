@@ -9,7 +9,7 @@ import pytest
 
 from experiments import sweep
 from fusionx_jax import contract as contract_lib
-from fusionx_jax import modalities, preprocess, pretrain
+from fusionx_jax import modalities, preprocess
 from fusionx_jax.evaluate import settings
 from fusionx_jax.models import build
 from fusionx_jax.training.objective import make_objective

@@ -1,7 +1,6 @@
 """`fusionx evaluate`: parses its arguments and measures one workdir."""
 
 import argparse
-import os
 
 from fusionx_jax import arguments
 
@@ -17,13 +16,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dataset", required=True, metavar="DIR", help="prepared set to evaluate on")
     arguments.add_distributed(parser)
     args, overrides = parser.parse_known_args(argv)
-    from fusionx_jax import distributed, progress
+    from fusionx_jax import distributed, files, progress
     from fusionx_jax.evaluate import evaluation, measure, rows
     from fusionx_jax.evaluate.summary import summary
 
     distributed.start(args)
     opened = evaluation.open_evaluation(args.workdir, args.dataset, overrides)
-    handler = progress.log_to_file(os.path.join(args.workdir, "evaluate.log"))
+    handler = progress.log_to_file(files.join(args.workdir, "evaluate.log"))
     try:
         path = measure.evaluate_together(opened) if args.distributed else measure.evaluate(opened)
     finally:

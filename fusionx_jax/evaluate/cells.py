@@ -9,7 +9,6 @@ difference of two cells' vectors is a paired difference.
 import hashlib
 import io
 import json
-import os
 import urllib.parse
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -66,20 +65,20 @@ class Store:
         self.directory, self._settings = directory, settings or {}
 
     def _path(self, group: Group) -> str:
-        return os.path.join(self.directory, file_name(group))
+        return files.join(self.directory, file_name(group))
 
     def read(self, group: Group) -> dict[CellKey, Cell]:
         """Cells of a group by label subset."""
         path = self._path(group)
-        settings, cells = _read(path) if os.path.exists(path) else ("", {})
+        settings, cells = _read(path) if files.exists(path) else ("", {})
         return cells if settings == self._settings.get(group.evaluator, "") else {}
 
     def read_all(self) -> dict[Group, dict[CellKey, Cell]]:
         """All cells, by group."""
-        names = sorted(os.listdir(self.directory)) if os.path.isdir(self.directory) else []
+        names = sorted(files.listdir(self.directory)) if files.is_folder(self.directory) else []
         out = {}
         for name in names:
-            settings, cells = _read(os.path.join(self.directory, name)) if name.endswith(".npz") else ("", {})
+            settings, cells = _read(files.join(self.directory, name)) if name.endswith(".npz") else ("", {})
             group = next((c.group for c in cells.values()), None)
             if group is not None and settings == self._settings.get(group.evaluator, ""):
                 out[group] = cells
@@ -92,7 +91,7 @@ class Store:
             return
         group = cells[0].group
         kept = self.read(group) | {c.key: c for c in cells}
-        os.makedirs(self.directory, exist_ok=True)
+        files.makedirs(self.directory)
         with files.replacing(self._path(group), "wb") as f:
             f.write(_encode(kept.values(), self._settings.get(group.evaluator, "")))
 
@@ -144,7 +143,7 @@ def _encode(cells: Iterable[Cell], settings: str) -> bytes:
 
 def _read(path: str) -> tuple[str, dict[CellKey, Cell]]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as stored:
             facts = json.loads(str(stored["facts"]))
             values = stored["values"]
         if facts.get("format") != _FORMAT:

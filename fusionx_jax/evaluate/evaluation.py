@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-import os
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from fusionx_jax import checkpoint, preprocess
+from fusionx_jax import checkpoint, files, preprocess
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import ModalityContract, check_compatible, in_band_order
 from fusionx_jax.encoder import Encoder
@@ -41,7 +40,7 @@ class Evaluation:
 
     @property
     def feature_cache(self) -> str:
-        return os.path.join(self.workdir, "features")
+        return files.join(self.workdir, "features")
 
     @functools.cached_property
     def normalizer(self) -> preprocess.Normalizer:
@@ -78,7 +77,7 @@ class Evaluation:
         names = [b.name for b in labels_lib.label_budgets(fractions, e.shots)]
         # The same name may have been prepared again with other tiles, and nested subsets depend on all budgets.
         version = hashes.digest([features.contract_hash(self.prepared), names])[:8]
-        folder = os.path.join(self.workdir, "subsets", f"{self.prepared.contract.name}-{version}", task.name)
+        folder = files.join(self.workdir, "subsets", f"{self.prepared.contract.name}-{version}", task.name)
         return labels_lib.label_subsets(task, e, fractions, folder)
 
     def modality_sets(self) -> list[ModalitySet]:
@@ -107,7 +106,7 @@ class Evaluation:
     @property
     def fills_zeros(self) -> bool:
         """Whether the network can only fill a missing modality with zeros, since it reads stacked channels."""
-        return build.family(self.config) in build.ZERO_FILLED
+        return build.traits(self.config).zero_filled
 
     @property
     def available_modalities(self) -> tuple[str, ...]:
@@ -125,7 +124,7 @@ class Evaluation:
             hashes.shared_settings(self.config),
         ]
         name = f"{self.prepared.contract.name}-{hashes.digest(identity)}"
-        return Store(os.path.join(self.workdir, "cells", name), hashes.evaluator_hashes(self.config))
+        return Store(files.join(self.workdir, "cells", name), hashes.evaluator_hashes(self.config))
 
     def unscored_classes(self) -> dict[str, tuple[str, ...]]:
         """By task, the classes that the scored split cannot score; from the contract's counts."""
@@ -172,7 +171,7 @@ def _check_paths(
             f"evaluate.score_split is {config.evaluate.score_split!r}; {dataset} has "
             f"{', '.join(prepared.contract.splits)}."
         )
-    if os.path.abspath(workdir) == saved.path:
+    if files.absolute(workdir) == saved.path:
         raise InputError(f"{workdir} is a checkpoint; give its workdir, where results can be written.")
     unknown = [m for m in config.modalities if m not in saved.contract.modalities]
     if unknown:
@@ -180,4 +179,4 @@ def _check_paths(
             f"modalities names {', '.join(unknown)}, but the weights were trained on "
             f"{', '.join(saved.contract.modalities)}."
         )
-    rows.read(os.path.join(workdir, rows.FILE_NAME))  # rows that cannot be kept are refused before hours of work
+    rows.read(files.join(workdir, rows.FILE_NAME))  # rows that cannot be kept are refused before hours of work

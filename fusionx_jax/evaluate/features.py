@@ -5,7 +5,7 @@ given, so a second evaluation of the same checkpoint reads them back.
 """
 
 import hashlib
-import os
+import io
 import zipfile
 from collections.abc import Sequence
 
@@ -36,13 +36,13 @@ def extract(
     `together`: every process of the job calls this and encodes its share of the tiles; the first keeps them all.
     """
     key = "-".join([encoder.fingerprint(), contract_hash(prepared), split, "+".join(modalities)])
-    path = os.path.join(cache, key + ".npz") if cache else None
-    kept_already = bool(path) and os.path.exists(path)
+    path = files.join(cache, key + ".npz") if cache else None
+    kept_already = bool(path) and files.exists(path)
     if together:
         kept_already = distributed.as_the_first_says(kept_already)
     if kept_already:
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as stored:
                 return dict(stored)
         except (OSError, EOFError, ValueError, zipfile.BadZipFile):
             progress.logger.warning("The cached features %s are damaged and will be computed again.", path)
@@ -66,7 +66,7 @@ def extract(
     if together:
         out = {k: v[:size] for k, v in distributed.gather(out).items()}
     if path and distributed.is_first():
-        os.makedirs(cache, exist_ok=True)
+        files.makedirs(cache)
         with files.replacing(path, "wb") as f:
             np.savez(f, **out)
     return out

@@ -1,13 +1,12 @@
 """Labels of a prepared set's tasks, and the label subsets that models are trained on."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from fusionx_jax import progress
+from fusionx_jax import files, progress
 from fusionx_jax.contract import Task
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate import segmentation, subsets
@@ -137,7 +136,7 @@ def label_subsets(
         if drawn is None:
             if config.subset_dir:
                 missing = [subsets.file_name(n, seed) for n in names]
-                missing = [n for n in missing if not os.path.exists(os.path.join(config.subset_dir, n))]
+                missing = [n for n in missing if not files.exists(files.join(config.subset_dir, n))]
                 raise InputError(
                     f"evaluate.subset_dir {config.subset_dir} lacks {', '.join(missing)}; each fraction and seed needs "
                     "one."

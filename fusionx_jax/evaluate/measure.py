@@ -6,7 +6,6 @@ label subsets, regularization and metrics. The scored split is read once per rep
 
 import functools
 import json
-import os
 import time
 from collections.abc import Mapping
 
@@ -182,7 +181,7 @@ def evaluate_together(evaluation: Evaluation) -> str:
     Raises:
       RunError: the first process failed; it reports its own error.
     """
-    marker = os.path.join(evaluation.workdir, "evaluate.state")
+    marker = files.join(evaluation.workdir, "evaluate.state")
     if distributed.is_first():
         _write_state(marker, "running")
     encode_together(evaluation)
@@ -195,7 +194,7 @@ def evaluate_together(evaluation: Evaluation) -> str:
         _write_state(marker, "finished")
     else:
         _wait_for_first(marker)
-        path = os.path.join(evaluation.workdir, rows.FILE_NAME)
+        path = files.join(evaluation.workdir, rows.FILE_NAME)
     distributed.leave()
     return path
 
@@ -209,8 +208,7 @@ def _wait_for_first(marker: str) -> None:
     """Waits until the first process has finished; if that process dies, JAX's heartbeat ends this one."""
     progress.logger.info("Features are encoded; waiting for the first process, which fits the evaluators.")
     while True:
-        with open(marker, encoding="utf-8") as f:
-            state = f.read()
+        state = files.read_text(marker)
         if state == "finished":
             return
         if state == "failed":
@@ -230,13 +228,13 @@ def evaluate(evaluation: Evaluation) -> str:
     }
     new_rows = [row for group, pretrainings in measured.items() for row in rows.from_cells(group, pretrainings)]
     dataset = evaluation.prepared.contract.name
-    path = os.path.join(evaluation.workdir, rows.FILE_NAME)
+    path = files.join(evaluation.workdir, rows.FILE_NAME)
     rows.write(path, [r for r in rows.read(path) if r.dataset != dataset] + new_rows)
-    other = os.path.join(evaluation.workdir, DIFFERENCES_FILE)
+    other = files.join(evaluation.workdir, DIFFERENCES_FILE)
     kept = [d for d in rows.read_table(other, compare.Difference) if d.dataset != dataset]
     table = [*kept, *compare.differences(measured, evaluation.method)]
     rows.write_table(other, compare.Difference._fields, (d._asdict() for d in table))
-    with files.replacing(os.path.join(evaluation.workdir, SETTINGS_FILE)) as f:
+    with files.replacing(files.join(evaluation.workdir, SETTINGS_FILE)) as f:
         content = {
             "dataset": remote.absolute(evaluation.prepared.directory),
             "checkpoint": evaluation.saved.path,

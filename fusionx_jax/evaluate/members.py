@@ -5,6 +5,7 @@ pretraining, whose `sweep_member.json` states where its cells are and how they w
 """
 
 import csv
+import io
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from fusionx_jax import files
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate import compare, features, hashes, rows
 from fusionx_jax.evaluate.cells import Cells, Store
@@ -23,7 +25,7 @@ from fusionx_jax.evaluate.rows import Context, Pretraining
 from fusionx_jax.evaluate.sources import context
 from fusionx_jax.models import build
 from fusionx_jax.prepared import sets
-from fusionx_jax.pretrain import flops_per_pair
+from fusionx_jax.training.flops import flops_per_pair
 
 SWEEP_FILE = "sweep.json"
 MEMBER_FILE = "sweep_member.json"
@@ -83,7 +85,7 @@ class Cost(NamedTuple):
 
 def member_workdir(workdir: str, method: Method, seed: int) -> str:
     """The workdir of one pretraining inside a comparison."""
-    return os.path.join(workdir, method.spec.replace("/", "+"), f"seed{seed}")
+    return files.join(workdir, method.spec.replace("/", "+"), f"seed{seed}")
 
 
 def shared_protocol(config: ConfigDict, prepared: sets.Readable) -> dict[str, Any]:  # Any: JSON values
@@ -132,11 +134,11 @@ def _count(shapes: Any) -> int:  # Any: a pytree of shapes
 
 def _median_speed(workdir: str) -> float | None:
     """Median pairs per second of a pretraining; None where it took no step."""
-    path = os.path.join(workdir, "metrics.csv")
-    if not os.path.exists(path):
+    path = files.join(workdir, "metrics.csv")
+    if not files.exists(path):
         return None
-    with open(path, newline="", encoding="utf-8") as f:
-        rates = [float(r["pairs_per_s"]) for r in csv.DictReader(f)]
+    table = csv.DictReader(io.StringIO(files.read_text(path), newline=""))
+    rates = [float(r["pairs_per_s"]) for r in table]
     finite = [r for r in rates if np.isfinite(r)]
     return float(np.median(finite)) if finite else None
 
@@ -147,7 +149,7 @@ def to_json(about: About) -> str:
 
 
 def is_comparison(workdir: str) -> bool:
-    return os.path.exists(os.path.join(workdir, SWEEP_FILE))
+    return files.exists(files.join(workdir, SWEEP_FILE))
 
 
 def read_sweep(workdir: str) -> Sweep:
@@ -156,10 +158,9 @@ def read_sweep(workdir: str) -> Sweep:
     Raises:
       InputError: there is none, or it is damaged.
     """
-    path = os.path.join(workdir, SWEEP_FILE)
+    path = files.join(workdir, SWEEP_FILE)
     try:
-        with open(path, encoding="utf-8") as f:
-            raw = json.load(f)
+        raw = json.loads(files.read_text(path))
         methods = {parse_method(spec): [int(s) for s in seeds] for spec, seeds in raw["methods"].items()}
         return Sweep(raw["dataset"], methods, raw.get("commands", []))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -175,12 +176,11 @@ def read_about(workdir: str, method: Method, seed: int) -> About | None:
     Raises:
       InputError: the file is damaged, or of another version.
     """
-    path = os.path.join(member_workdir(workdir, method, seed), MEMBER_FILE)
-    if not os.path.exists(path):
+    path = files.join(member_workdir(workdir, method, seed), MEMBER_FILE)
+    if not files.exists(path):
         return None
     try:
-        with open(path, encoding="utf-8") as f:
-            raw = json.load(f)
+        raw = json.loads(files.read_text(path))
         unscored = {task: tuple(names) for task, names in raw["context"]["unscored"].items()}
         return About(**{**raw, "context": Context(**{**raw["context"], "unscored": unscored})})
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -204,7 +204,7 @@ def read_members(workdir: str) -> dict[Method, list[Member]]:
                 continue
             own = member_workdir(workdir, method, seed)
             # Tables are copied elsewhere: a path relative to the comparison is shorter, and still names the weights.
-            about = about._replace(context=about.context._replace(checkpoint=os.path.relpath(own, workdir)))
+            about = about._replace(context=about.context._replace(checkpoint=_relative(own, workdir)))
             out.setdefault(method, []).append(Member(about, _cells(about, own)))
     everyone = {m.about.context.checkpoint: m for pretrainings in out.values() for m in pretrainings}
     check_same_protocol({name: m.about.protocol for name, m in everyone.items()})
@@ -212,8 +212,12 @@ def read_members(workdir: str) -> dict[Method, list[Member]]:
     return out
 
 
+def _relative(own: str, workdir: str) -> str:
+    return own.removeprefix(workdir).lstrip("/")
+
+
 def _cells(about: About, workdir: str) -> dict[Group, Cells]:
-    return dict(Store(os.path.join(workdir, "cells", about.cells), about.cell_settings).read_all())
+    return dict(Store(files.join(workdir, "cells", about.cells), about.cell_settings).read_all())
 
 
 def evaluators_used(about: About, workdir: str, method: Method, seed: int) -> set[str]:
@@ -279,7 +283,7 @@ def write_tables(workdir: str) -> dict[Method, list[Member]]:
     members = read_members(workdir)
     groups = measured(members)
     found = [row for group, pretrainings in groups.items() for row in rows.from_cells(group, pretrainings)]
-    rows.write(os.path.join(workdir, rows.FILE_NAME), found)
+    rows.write(files.join(workdir, rows.FILE_NAME), found)
     tables: tuple[tuple[str, type, Iterator[Any]], ...] = (  # Any: one NamedTuple class each
         ("differences.csv", compare.Difference, compare.differences(groups)),
         ("ablations.csv", compare.Ablation, compare.ablations(groups)),
@@ -287,5 +291,5 @@ def write_tables(workdir: str) -> dict[Method, list[Member]]:
         ("methods.csv", Cost, cost(members)),
     )
     for name, record, table in tables:
-        rows.write_table(os.path.join(workdir, name), record._fields, (line._asdict() for line in table))
+        rows.write_table(files.join(workdir, name), record._fields, (line._asdict() for line in table))
     return members

@@ -1,6 +1,7 @@
 """Result rows: tidy CSV, one number a row, with its protocol."""
 
 import csv
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -224,12 +225,12 @@ def read_table(path: str | os.PathLike[str], record: type[_Record]) -> list[_Rec
     Raises:
       InputError: a column is missing, or a value is not of its field's type.
     """
-    if not os.path.exists(path):
+    if not files.exists(path):
         return []
     readers = {name: _READERS[kind] for name, kind in record.__annotations__.items()}
     try:
-        with open(path, newline="", encoding="utf-8") as f:
-            return [record(*(parse(raw[name]) for name, parse in readers.items())) for raw in csv.DictReader(f)]
+        lines = csv.DictReader(io.StringIO(files.read_text(path), newline=""))
+        return [record(*(parse(raw[name]) for name, parse in readers.items())) for raw in lines]
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} does not hold the columns of this version ({type(error).__name__}: {error}); move it away and run "

@@ -1,12 +1,12 @@
 """Checks of an evaluation's settings."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from fusionx_jax import encoder as encoder_lib
+from fusionx_jax import files
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate.evaluators import EVALUATORS
 from fusionx_jax.evaluate.records import parse_modalities
@@ -45,7 +45,7 @@ def check(config: ConfigDict, prepared: sets.Readable | None = None) -> None:
         raise InputError(
             f"evaluate.modalities is {', '.join(e.modalities)}, but the network reads {', '.join(config.modalities)}."
         )
-    if e.subset_dir and not os.path.isdir(e.subset_dir):
+    if e.subset_dir and not files.is_folder(e.subset_dir):
         raise InputError(f"evaluate.subset_dir is {e.subset_dir}, but there is no such folder.")
     contract = None if prepared is None else prepared.contract
     baselines = [BASELINES[name].evaluator for name in e.baselines]

@@ -17,7 +17,7 @@ from fusionx_jax.evaluate import features, rows
 from fusionx_jax.evaluate.evaluation import Evaluation
 from fusionx_jax.evaluate.evaluators import Source
 from fusionx_jax.evaluate.records import Method, ModalitySet
-from fusionx_jax.models import baselines
+from fusionx_jax.models import peers
 from fusionx_jax.registry import Registry
 
 
@@ -48,7 +48,7 @@ def untrained(evaluation: Evaluation, modalities: ModalitySet, together: bool = 
 def band_statistics(evaluation: Evaluation, modalities: ModalitySet) -> Source:
     """Mean and deviation of every band, over the tile for tile labels and over each patch for pixel labels."""
     trained = evaluation.trained
-    plain = dataclasses.replace(trained, model=baselines.PatchStatistics(trained.model.config), params={}, zeros=())
+    plain = dataclasses.replace(trained, model=peers.PatchStatistics(trained.model.config), params={}, zeros=())
     names = modalities.available
     statistics = functools.cache(lambda split: features.band_statistics(evaluation.prepared, split, names))
     return Source("band_statistics", modalities, statistics, None, plain, trainable=False)
