@@ -22,12 +22,8 @@ def main(argv: list[str]) -> int:
 
     distributed.start(args)
     opened = evaluation.open_evaluation(args.workdir, args.dataset, overrides)
-    handler = progress.log_to_file(files.join(args.workdir, "evaluate.log"))
-    try:
+    with progress.logging_to(files.join(args.workdir, "evaluate.log")):
         path = measure.evaluate_together(opened) if args.distributed else measure.evaluate(opened)
-    finally:
-        progress.logger.removeHandler(handler)
-        handler.close()
     if distributed.is_first():
         contract = opened.prepared.contract
         print(f"{contract.title}:")

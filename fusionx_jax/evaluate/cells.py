@@ -108,7 +108,7 @@ def file_name(group: Group) -> str:
 
 def _encode(cells: Iterable[Cell], settings: str) -> bytes:
     cells = list(cells)
-    keys = list(cells[0].values)
+    keys = list(dict.fromkeys(key for c in cells for key in c.values))  # cells may lack a metric that was added later
     facts = {
         "format": _FORMAT,
         "settings": settings,

@@ -22,7 +22,7 @@ from fusionx_jax.evaluate.cells import Cells, Store
 from fusionx_jax.evaluate.evaluation import Evaluation
 from fusionx_jax.evaluate.records import Group, Method, parse_method
 from fusionx_jax.evaluate.rows import Context, Pretraining
-from fusionx_jax.evaluate.sources import context
+from fusionx_jax.evaluate.sources import baseline_context, context
 from fusionx_jax.models import build
 from fusionx_jax.prepared import sets
 from fusionx_jax.training.flops import flops_per_pair
@@ -254,7 +254,8 @@ def measured(members: Mapping[Method, Sequence[Member]]) -> dict[Group, list[Pre
     for pretrainings in members.values():
         for about, groups in pretrainings:
             for group, cells in groups.items():
-                out.setdefault(group, []).append(Pretraining(about.seed, about.context, cells))
+                context = baseline_context(about.context, group.method)
+                out.setdefault(group, []).append(Pretraining(about.seed, context, cells))
     return out
 
 

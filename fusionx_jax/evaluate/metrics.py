@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from fusionx_jax.evaluate.numerics import metrics as numerics
 from fusionx_jax.evaluate.records import MetricKey
@@ -29,7 +29,7 @@ class Scores:
         self,
         scores: np.ndarray,
         targets: Float[np.ndarray, "examples classes"],
-        weights: Int[np.ndarray, "examples resamples"],
+        weights: Integer[np.ndarray, "examples resamples"],
     ):
         self.scores, self.targets, self.weights = scores, targets, weights
 

@@ -97,16 +97,22 @@ def _zeros(evaluation: Evaluation, modalities: ModalitySet) -> tuple[str, ...]:
 def context(evaluation: Evaluation, method: Method) -> rows.Context:
     """What the rows of the evaluated method, or of a baseline, state beside their cells."""
     contract = evaluation.prepared.contract
-    baseline = BASELINES[method.name] if method.name in BASELINES and method != evaluation.method else None
-    return rows.Context(
+    own = rows.Context(
         dataset=contract.name,
         simulated=contract.simulated,
         num_train=contract.splits["train"],
         unscored=evaluation.unscored_classes(),
-        pooling=evaluation.config.evaluate.pooling if baseline is None or baseline.encodes else "",
-        checkpoint=evaluation.saved.path if baseline is None else "",
+        pooling=evaluation.config.evaluate.pooling,
+        checkpoint=evaluation.saved.path,
         config_hash=evaluation.weights_hash,
     )
+    return own if method == evaluation.method else baseline_context(own, method)._replace(checkpoint="")
+
+
+def baseline_context(own: rows.Context, method: Method) -> rows.Context:
+    """The context of a baseline that was measured beside a method; pooling does not apply to statistics of pixels."""
+    pools = method.name not in BASELINES or BASELINES[method.name].encodes
+    return own if pools else own._replace(pooling="")
 
 
 BASELINES.register("untrained", Baseline(untrained))
