@@ -245,7 +245,7 @@ def test_cells_are_measured_once_and_added_ones_alone(with_cells, simulated, sco
     (group,) = before
     assert set(after[group]) - set(before[group]) == set(third)
     for key, cell in before[group].items():
-        assert all((after[group][key].values[m] == v).all() for m, v in cell.values.items())
+        assert all(np.array_equal(after[group][key].values[m], v, equal_nan=True) for m, v in cell.values.items())
 
 
 def test_adding_a_fraction_keeps_the_cells_whose_tiles_stay_the_same(workdir, simulated, scored):
@@ -300,7 +300,7 @@ def test_a_new_or_corrected_metric_is_measured_in_kept_cells_and_nothing_else(wo
         assert len(scored) == len(before["multi"])  # the other task has no such metric
         for key, cell in before["multi"].items():
             assert MetricKey("positives") in added["multi"][key].values
-            assert all((added["multi"][key].values[m] == v).all() for m, v in cell.values.items())
+            assert all(np.array_equal(added["multi"][key].values[m], v, equal_nan=True) for m, v in cell.values.items())
         scored.clear()
         measure.measure(open_evaluation(*opened))
         assert not scored
