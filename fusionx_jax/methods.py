@@ -66,8 +66,8 @@ for _method in (
     Method("contrastive", "cross-modal InfoNCE", "InfoNCE", "#8C564B", "*"),
     Method("untrained", "same encoder, untrained", "untrained", "#7F7F7F", "s"),
     Method("band_statistics", "band mean and deviation", "bands", "#B8A100", "^"),
-    Method("supervised", "same network from scratch, labels only", "scratch", "#000000", "D"),
-    Method("supervised_vit", "ViT from scratch, labels only", "ViT scratch", "#000000", "D"),
-    Method("supervised_resnet", "ResNet from scratch, labels only", "ResNet scratch", "#4D4D4D", "d"),
+    Method("supervised", "same network", "same network", "#000000", "D"),
+    Method("supervised_vit", "ViT", "ViT", "#000000", "D"),
+    Method("supervised_resnet", "ResNet", "ResNet", "#4D4D4D", "d"),
 ):
     register(_method)

@@ -1,98 +1,107 @@
-"""One look for every figure and page: colors that color-blind readers can tell apart, plain axes, named methods."""
+"""One look for all figures and pages: a palette for color-blind readers, plain axes, labels from the registries.
+
+Names of methods, evaluators and metrics come from their registries. A method that is not registered keeps its own name;
+an evaluator or metric that is not registered raises.
+"""
 
 import base64
-import os
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import matplotlib
+from matplotlib.figure import Figure
 
-from fusionx_jax import files
-from fusionx_jax.evaluate import rows as rows_lib
+from fusionx_jax import files, methods
+from fusionx_jax.evaluate.evaluators import EVALUATORS
+from fusionx_jax.evaluate.records import Method, ModalitySet
 
-
-class Look(NamedTuple):
-    """How a method is named and drawn everywhere."""
-
-    name: str
-    short: str
-    color: str
-    marker: str
+# Okabe & Ito, "Color Universal Design" (2008).
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-# Okabe & Ito's palette, then two grays and a brown; known methods in the order of tables.
-METHODS = {
-    "fusionx": Look("FusionX-Net", "FusionX-Net", "#0072B2", "o"),
-    "fusionx_early": Look("FusionX-Net, fused at the first block", "FusionX early", "#003F6B", "h"),
-    "mae_s1": Look("MAE, S1 alone", "MAE S1", "#56B4E9", "<"),
-    "mae_s2": Look("MAE, S2 alone", "MAE S2", "#009E73", ">"),
-    "stacked_mae": Look("MAE, stacked channels", "stacked", "#D55E00", "v"),
-    "multimae": Look("MultiMAE-style", "MultiMAE", "#CC79A7", "P"),
-    "croma": Look("CROMA-style", "CROMA", "#E69F00", "X"),
-    "contrastive": Look("cross-modal InfoNCE", "InfoNCE", "#8C564B", "*"),
-    "untrained": Look("same encoder, untrained", "untrained", "#7F7F7F", "s"),
-    "band_statistics": Look("band mean and deviation", "bands", "#B8A100", "^"),
-    "supervised": Look("same network from scratch, labels only", "scratch", "#000000", "D"),
-    "supervised_vit": Look("ViT from scratch, labels only", "ViT scratch", "#000000", "D"),
-    "supervised_resnet": Look("ResNet from scratch, labels only", "ResNet scratch", "#4D4D4D", "d"),
-}
-EVALUATORS = {
-    "linear_probe": "linear probe",
-    "linear_probe_each": "linear probe, sensors alone too",
-    "linear_probe_validation": "linear probe, strength chosen on validation labels",
-    "knn": "kNN",
-    "finetune": "fine-tuned",
-    "scratch": "from scratch, labels only",
-    "ridge_cover": "ridge regression of class shares",
-    "segment_linear": "linear head",
-    "segment_decoder": "light decoder",
-}
-EVALUATOR_LINES = {"linear_probe": "-", "scratch": "-", "finetune": "--", "knn": ":", "segment_linear": "-"}
+@runtime_checkable
+class Grouped(Protocol):
+    """A record of one method, modality set and evaluator: a `rows.Row`, or one of the tables of `compare`."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def changes(self) -> str: ...
+    @property
+    def modalities(self) -> str: ...
+    @property
+    def zero_filled(self) -> str: ...
+    @property
+    def evaluator(self) -> str: ...
 
 
-def look(method: str) -> Look:
-    """Name and drawing of a method; one that is not known keeps its own name."""
-    if method in METHODS:
-        return METHODS[method]
-    return Look(method, method, f"C{sum(map(ord, method)) % 10}", "o")
+class Line(NamedTuple):
+    """A line of a table or figure: a method as one evaluator scores it."""
+
+    method: Method
+    evaluator: str
+
+    @property
+    def label(self) -> str:
+        """Name for people, e.g. "FusionX-Net (linear probe)"."""
+        return f"{method_label(self.method)} ({EVALUATORS[self.evaluator].label})"
 
 
-def line_name(method: str, evaluator: str) -> str:
-    """What a line of a figure or table is called."""
-    how = EVALUATORS.get(evaluator, evaluator)
-    if evaluator == "scratch" and method.startswith("supervised"):
-        how = ""  # their names say it
-    return look(method).name + (f" ({how})" if how else "")
+def line(record: Grouped) -> Line:
+    """The line that a record belongs to."""
+    return Line(Method(record.method, record.changes), record.evaluator)
 
 
-def in_order(methods: Iterable[str]) -> list[str]:
-    """Methods as tables list them: known ones first, then others as they came."""
-    found = list(dict.fromkeys(methods))
-    return [m for m in METHODS if m in found] + [m for m in found if m not in METHODS]
+def modality_set(record: Grouped) -> ModalitySet:
+    """The modalities of a record."""
+    zeros = tuple(record.zero_filled.split("+")) if record.zero_filled else ()
+    return ModalitySet(tuple(record.modalities.split("+")), zeros)
 
 
-def lines_of(rows: Iterable[rows_lib.Row]) -> list[tuple[str, str]]:
-    """The (method, evaluator) pairs of some rows, in order."""
-    pairs = {(r.method, r.evaluator) for r in rows}
-    return [(m, e) for m in in_order(m for m, _ in pairs) for e in EVALUATORS if (m, e) in pairs]
+def method_label(method: Method) -> str:
+    """Name for people; a variant is named after what it changes, e.g. "FusionX-Net: masking=consistent"."""
+    drawn = methods.presentation(method.name)
+    return f"{drawn.short}: {changes_label(method)}" if method.changes else drawn.label
 
 
-METRIC_NAMES = {
-    "macro_map": "macro mAP",
-    "micro_map": "micro mAP",
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "top1": "top-1 accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "miou": "mean IoU",
-    "pixel_accuracy": "pixel accuracy",
-    "r2": "R²",
-    "rmse": "root mean squared error",
-}
+def changes_label(method: Method) -> str:
+    """The config changes of a variant, without the part of the config that they are in."""
+    return ", ".join(change.removeprefix("model.") for change in method.changes.split("/"))
 
 
-def pyplot():
-    """matplotlib without a display, in the house style. Imported late: it costs a second."""
+def sort_methods(unsorted: Iterable[Method]) -> list[Method]:
+    """Registered methods in the registry's order, then others as they came; variants after their method."""
+    unique = list(dict.fromkeys(unsorted))
+    names = methods.in_table_order(m.name for m in unique)
+    return sorted(unique, key=lambda m: (names.index(m.name), bool(m.changes)))
+
+
+def sort_lines(records: Iterable[Grouped]) -> list[Line]:
+    """The lines of some records in the order of tables: by method, then by evaluator.
+
+    Raises:
+      InputError: an evaluator is not registered.
+    """
+    lines = list(dict.fromkeys(line(r) for r in records))
+    for each in lines:
+        EVALUATORS[each.evaluator]
+    order, evaluators = sort_methods(each.method for each in lines), list(EVALUATORS)
+    return sorted(lines, key=lambda each: (order.index(each.method), evaluators.index(each.evaluator)))
+
+
+def sort_modality_sets(records: Iterable[Grouped]) -> list[ModalitySet]:
+    """The modality sets of some records, the fullest first, zero-filled ones last."""
+    unique = {modality_set(r) for r in records}
+    return sorted(unique, key=lambda m: (bool(m.zero_filled), -len(m.available), m))
+
+
+def class_label(name: str) -> str:
+    """A class name for people."""
+    return name.replace("_", " ")
+
+
+def pyplot() -> Any:  # Any: the module matplotlib.pyplot
+    """matplotlib without a display, in the style of all figures. Imported late: it takes a second."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -106,28 +115,43 @@ def pyplot():
             "legend.frameon": False,
             "savefig.dpi": 150,
             "figure.constrained_layout.use": True,
+            "text.parse_math": False,  # class names and titles may contain dollars
         }
     )
     return plt
 
 
-def save(figure, directory: str, name: str) -> str:
+class Picture(NamedTuple):
+    """A figure on a page: its PNG as a data address, a text for those who cannot see it, and captions."""
+
+    image: str
+    alt: str
+    caption: str = ""
+    heading: str = ""
+
+
+def save(figure: Figure, directory: str, name: str) -> str:
     """Writes `name`.png, .svg and .pdf, each complete before it gets its name; returns the PNG's path."""
-    os.makedirs(directory, exist_ok=True)
+    files.makedirs(directory)
     for kind in ("png", "svg", "pdf"):
-        with files.replacing(os.path.join(directory, f"{name}.{kind}"), "wb") as f:
+        with files.replacing(files.join(directory, f"{name}.{kind}"), "wb") as f:
             figure.savefig(f, format=kind)
     pyplot().close(figure)
-    return os.path.join(directory, f"{name}.png")
+    return files.join(directory, f"{name}.png")
 
 
 def embed(path: str) -> str:
     """A PNG as a data address, so that a page is one file."""
-    with open(path, "rb") as f:
-        return "data:image/png;base64," + base64.b64encode(f.read()).decode()
+    return "data:image/png;base64," + base64.b64encode(files.read_bytes(path)).decode()
 
 
-def write(path: str, template: str, **values: Any) -> str:
+def escape_markdown(text: str) -> str:
+    """Text that Markdown renders as it is, inside tables too."""
+    escaped = "".join(f"\\{c}" if c in "\\|*`$" else c for c in text)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+
+
+def write(path: str, template: str, **values: Any) -> str:  # Any: what the template asks for
     """Writes a page or Markdown file from a template of this package under its name only when complete.
 
     A value that the template asks for and does not get is an error. Returns the path.
@@ -139,6 +163,7 @@ def write(path: str, template: str, **values: Any) -> str:
         autoescape=template.endswith(".html"),
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["markdown"] = escape_markdown
     text = environment.get_template(template).render(**values)
     with files.replacing(path) as f:
         f.write(text)
