@@ -1,149 +1,218 @@
-"""Pixel labels from frozen patch tokens: a linear head, or a light decoder.
+"""Pixel labels from frozen patch tokens: a linear head or a light decoder.
 
-The tokens of all sensors at one place stand side by side. "linear" maps them to class scores and enlarges these
-bilinearly, as in linear-probe segmentation (DINOv2, arXiv 2304.07193, section 7.4); "decoder" enlarges twice by two,
-each time after a 3 x 3 convolution (after SETR's progressive upsampling, arXiv 2012.15840, section 3.2). Pixels without
-a label enter neither loss nor score. The rate and the number of steps are the same for every method; nothing is chosen
-on other labels than those trained on.
+The tokens of all groups at one place of the patch grid are concatenated. The "linear" head maps them to class logits
+and resizes these bilinearly to pixels, as in linear-probe segmentation (DINOv2, arXiv 2304.07193, section 7.4); the
+"decoder" head upsamples twice by a factor of two, each time after a 3 x 3 convolution (SETR's progressive upsampling,
+arXiv 2012.15840, section 3.2). Unlabeled pixels enter neither loss nor score. Learning rate and number of steps are the
+same for every method; nothing is selected on further labels.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from fusionx_jax import encoder as encoder_lib
-from fusionx_jax import preprocess, progress
+from fusionx_jax import progress
+from fusionx_jax.errors import InputError
+from fusionx_jax.evaluate.batches import Batch, DeviceReader, augment_rows, read_ahead
 from fusionx_jax.evaluate.numerics import metrics
-from fusionx_jax.prepared import order, sets
+from fusionx_jax.prepared import order
+from fusionx_jax.prepared.readable import Readable
+
+_SHARES_BATCH = 256  # tiles; bounds the memory of `shares` and does not affect its values
+UPSAMPLINGS = {"linear": 0, "decoder": 2}  # convolutions, each followed by upsampling by two, by kind of head
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Hyperparameters; `evaluate.segmentation` of a config has these fields.
+
+    Attributes:
+      batch_size: tiles per step; all labeled tiles where there are fewer.
+      num_steps: steps for every label subset.
+      learning_rate: peak learning rate.
+      weight_decay: AdamW's.
+    """
+
+    batch_size: int
+    num_steps: int
+    learning_rate: float
+    weight_decay: float
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> "Settings":
+        """The settings in `evaluate.segmentation`."""
+        return cls(**{field.name: config[field.name] for field in dataclasses.fields(cls)})
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """AdamW with warm-up over a tenth of the steps and cosine decay."""
+        warmup = max(1, self.num_steps // 10)
+        schedule = optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, warmup, self.num_steps)
+        return optax.adamw(schedule, weight_decay=self.weight_decay)
 
 
 class Head(nn.Module):
-    """From a map of tokens [B, h, w, D] to class scores of every pixel [B, H, W, K]."""
+    """Maps a grid of tokens to class logits per pixel, with `upsamplings` convolutions of `width` channels."""
 
-    kind: str
+    upsamplings: int
     classes: int
     width: int = 64
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "batch rows columns dim"], height: int, width: int) -> Array:
+    def __call__(
+        self, tokens: Float[Array, "batch rows columns dim"], height: int, width: int
+    ) -> Float[Array, "batch {height} {width} {self.classes}"]:
         x = nn.LayerNorm(name="norm", use_bias=False, use_scale=False)(tokens)
-        if self.kind == "decoder":
-            for stage in range(2):
-                x = nn.gelu(nn.Conv(self.width, (3, 3), name=f"conv{stage}")(x))
-                x = _enlarge(x, 2 * x.shape[1], 2 * x.shape[2])
+        for stage in range(self.upsamplings):
+            x = nn.gelu(nn.Conv(self.width, (3, 3), name=f"conv{stage}")(x))
+            x = _resize(x, 2 * x.shape[1], 2 * x.shape[2])
         x = nn.Dense(self.classes, name="classes", kernel_init=nn.initializers.zeros)(x)
-        return _enlarge(x, height, width)
+        return _resize(x, height, width)
 
 
-def _enlarge(x: Array, height: int, width: int) -> Array:
+def _resize(x: Float[Array, "batch _rows _columns dim"], height: int, width: int) -> Float[Array, "batch _h _w dim"]:
     return jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "linear")
 
 
-def token_map(encoder: encoder_lib.Encoder, wire: Any) -> Float[Array, "batch rows columns dim"]:
-    """Tokens of all groups side by side, on the grid of patches."""
+def token_map(encoder: encoder_lib.Encoder, wire: Mapping[str, Array]) -> Float[Array, "batch rows columns dim"]:
+    """Tokens of all groups, concatenated, on the patch grid.
+
+    Raises:
+      InputError: the network does not have one token per patch.
+    """
     p = encoder.model.config.patch_size
-    some = next(iter(wire.values()))
-    rows, columns = -(-some.shape[1] // p), -(-some.shape[2] // p)
+    first = next(iter(wire.values()))
+    rows, columns = -(-first.shape[1] // p), -(-first.shape[2] // p)
     tokens = encoder.tokens(wire)
     joined = jnp.concatenate([t.astype(jnp.float32) for t in tokens.groups.values()], axis=-1)
+    if joined.shape[1] != rows * columns:
+        raise InputError(
+            f"The network has {joined.shape[1]} tokens per tile, but a tile has {rows} x {columns} patches of {p} "
+            "pixels; pixel labels need one token per patch: use a network whose stride is model.patch_size."
+        )
     return joined.reshape(joined.shape[0], rows, columns, -1)
 
 
-class Trainer:
-    """The compiled programs of one encoder, task and head, shared by all fractions and seeds."""
+class HeadTrainer:
+    """Trains heads on one encoder's tokens. The compiled programs are shared by all label subsets and seeds."""
 
     def __init__(
         self,
         encoder: encoder_lib.Encoder,
-        prepared: sets.Readable,
+        reader: DeviceReader,
         feature: str,
-        modalities: Sequence[str],
         classes: int,
-        kind: str,
-        settings: ConfigDict,
+        settings: Settings,
+        *,
+        head: str,
     ):
-        self._prepared, self._feature, self._modalities = prepared, feature, list(modalities)
-        self._settings, self._classes = settings, classes
-        self._encoder = encoder
-        head = Head(kind, classes)
-        first = prepared.read("train", [0], [*self._modalities, feature])
-        side = first[feature].shape[1:3]
-        self._optimizer = optax.adamw(
-            optax.warmup_cosine_decay_schedule(
-                0.0, settings.learning_rate, max(1, settings.num_steps // 10), settings.num_steps
-            ),
-            weight_decay=settings.weight_decay,
-        )
+        """Compiles nothing yet.
 
-        def scores(params, weights, wire):
-            tokens = token_map(encoder.with_params(weights), wire)
-            p = encoder.model.config.patch_size
-            return head.apply(params, tokens, tokens.shape[1] * p, tokens.shape[2] * p)[:, : side[0], : side[1]]
+        Args:
+          encoder: the frozen encoder.
+          reader: the prepared set with the modalities to read and the pixel labels `feature`.
+          classes: number of classes; pixels with a label from this on are unlabeled.
+          head: "linear" or "decoder".
 
-        @jax.jit
-        def step(params, state, weights, wire, labels, key):
-            moved = preprocess.augment(key, {**wire, feature: labels[..., None]}, 0, True)
-            labels = moved.pop(feature)[..., 0]
+        Raises:
+          InputError: there is no such head.
+        """
+        if head not in UPSAMPLINGS:
+            raise InputError(f"The segmentation head is {head!r}; it must be one of {', '.join(UPSAMPLINGS)}.")
+        self._encoder, self._weights = encoder, reader.replicate(encoder.params)
+        self._reader, self._feature, self._classes, self._settings = reader, feature, classes, settings
+        self._head = Head(UPSAMPLINGS[head], classes)
+        self._optimizer = settings.optimizer()
+        self._start = jax.jit(self._init)
+        self._step = jax.jit(self._update, static_argnames="count")
+        self._predict = jax.jit(lambda p, w, arrays: self._logits(p, w, arrays).argmax(-1).astype(jnp.uint8))
 
-            def loss(params):
-                known = labels < classes
-                each = optax.softmax_cross_entropy_with_integer_labels(
-                    scores(params, weights, moved), jnp.where(known, labels, 0).astype(jnp.int32)
-                )
-                return jnp.where(known, each, 0).sum() / jnp.maximum(known.sum(), 1)
+    def train(self, subset: Int[np.ndarray, "labeled"], seed: int, bar: progress.Progress) -> PyTree:
+        """Head parameters after training on the tiles `subset`."""
+        batch_size = min(self._settings.batch_size, len(subset))
 
-            updates, state = self._optimizer.update(jax.grad(loss)(params), state, params)
-            return optax.apply_updates(params, updates), state
+        def read(step: int) -> Batch:
+            tiles = subset[order.batch_indices(seed, step, batch_size, len(subset))]
+            return self._reader.read("train", tiles)
 
-        @jax.jit
-        def start(key, weights, wire):
-            return head.init(key, token_map(encoder.with_params(weights), wire), *side)
-
-        self._step, self._start = step, start
-        self._predict = jax.jit(
-            lambda params, weights, wire: scores(params, weights, wire).argmax(-1).astype(jnp.uint8)
-        )
-        self._sample = {m: first[m] for m in self._modalities}
-
-    def train(self, subset: Int[np.ndarray, "labeled"], seed: int, bar: progress.Progress) -> Any:
-        """Head parameters after the settings' number of steps on the tiles `subset`."""
-        s, weights = self._settings, self._encoder.params
-        params = self._start(jax.random.key(seed), weights, self._sample)
+        params = self._start(jax.random.key(seed), self._weights, self._reader.read("train", np.zeros(1, int)).arrays)
         state = self._optimizer.init(params)
-        batch_size = min(s.batch_size, len(subset))
-        for step in range(s.num_steps):
-            index = subset[order.batch_indices(seed, step, batch_size, len(subset))]
-            batch = self._prepared.read("train", index, [*self._modalities, self._feature])
-            labels = batch.pop(self._feature)
+        for step, batch in enumerate(read_ahead(read, range(self._settings.num_steps))):
             key = jax.random.fold_in(jax.random.key(seed), step)
-            params, state = self._step(params, state, weights, batch, labels, key)
+            params, state = self._step(params, state, self._weights, batch.arrays, key, count=batch.count)
             bar.advance()
         return params
 
-    def confusion(self, params: Any, split: str) -> Int[np.ndarray, "tiles classes classes"]:
-        """Confusion counts of every tile of a split."""
-        out = []
-        for index, kept in order.equal_batches(self._prepared.size(split), self._settings.batch_size):
-            batch = self._prepared.read(split, index, [*self._modalities, self._feature])
-            labels = batch.pop(self._feature)
-            predicted = np.asarray(self._predict(params, self._encoder.params, batch))
-            out += [metrics.confusion(p.ravel(), t.ravel(), self._classes) for p, t in zip(predicted[:kept], labels)]
-        return np.stack(out)
+    def confusion(self, params: PyTree, split: str) -> Int[np.ndarray, "tiles classes classes"]:
+        """Confusion counts of every tile of a split: rows are true classes, columns predictions."""
+        counts: list[np.ndarray] = []
+        tiles = np.arange(self._reader.prepared.size(split))
+        for batch in self._reader.sweep(split, tiles, self._settings.batch_size):
+            labels = np.asarray(batch.arrays[self._feature])[: batch.count]
+            predicted = np.asarray(self._predict(params, self._weights, batch.arrays))
+            counts += [metrics.confusion(p.ravel(), t.ravel(), self._classes) for p, t in zip(predicted, labels)]
+        return np.stack(counts)
+
+    def _logits(
+        self, params: PyTree, weights: PyTree, arrays: Mapping[str, Array]
+    ) -> Float[Array, "batch height width classes"]:
+        """Logits of every pixel of a tile; the padding to whole patches is cut off."""
+        wire = {name: array for name, array in arrays.items() if name != self._feature}
+        height, width = arrays[self._feature].shape[1:3]
+        tokens = token_map(self._encoder.with_params(weights), wire)
+        p = self._encoder.model.config.patch_size
+        return self._head.apply(params, tokens, tokens.shape[1] * p, tokens.shape[2] * p)[:, :height, :width]
+
+    def _init(self, key: Key[Array, ""], weights: PyTree, arrays: Mapping[str, Array]) -> PyTree:
+        wire = {name: array for name, array in arrays.items() if name != self._feature}
+        side = arrays[self._feature].shape[1:3]
+        return self._head.init(key, token_map(self._encoder.with_params(weights), wire), *side)
+
+    def _update(
+        self,
+        params: PyTree,
+        state: optax.OptState,
+        weights: PyTree,
+        arrays: dict[str, Array],
+        key: Key[Array, ""],
+        *,
+        count: int,
+    ) -> tuple[PyTree, optax.OptState]:
+        """One step on the first `count` rows of a batch."""
+        moved = augment_rows(key, arrays | {self._feature: arrays[self._feature][..., None]}, count)
+        labels = moved[self._feature] = moved[self._feature][..., 0]
+        updates, state = self._optimizer.update(
+            jax.grad(lambda p: self._loss(self._logits(p, weights, moved), labels, count))(params), state, params
+        )
+        return optax.apply_updates(params, updates), state
+
+    def _loss(
+        self,
+        logits: Float[Array, "rows height width classes"],
+        labels: UInt8[Array, "rows height width"],
+        count: int,
+    ) -> Float[Array, ""]:
+        """Mean cross-entropy over the labeled pixels of the first `count` rows."""
+        known = labels < self._classes
+        if count < len(labels):
+            known &= (jnp.arange(len(labels)) < count)[:, None, None]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(known, labels, 0).astype(jnp.int32))
+        return jnp.where(known, losses, 0).sum() / jnp.maximum(known.sum(), 1)
 
 
-def shares(prepared: sets.Readable, split: str, feature: str, classes: int) -> Float[np.ndarray, "tiles classes"]:
-    """The share of each class among a tile's labeled pixels; NaN for a tile without any."""
+def shares(prepared: Readable, split: str, feature: str, classes: int) -> Float[np.ndarray, "tiles {classes}"]:
+    """Share of each class among a tile's labeled pixels; NaN for a tile without any."""
     size = prepared.size(split)
     parts = []
-    for start in range(0, size, 256):
-        labels = prepared.read(split, np.arange(start, min(start + 256, size)), [feature])[feature]
+    for start in range(0, size, _SHARES_BATCH):
+        labels = prepared.read(split, np.arange(start, min(start + _SHARES_BATCH, size)), [feature])[feature]
         flat = labels.reshape(len(labels), -1)
         counts = np.stack([(flat == c).sum(1) for c in range(classes)], axis=1)
         total = counts.sum(1, keepdims=True)

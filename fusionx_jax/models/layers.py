@@ -285,10 +285,12 @@ class DropPath(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, branch: Float[Array, "batch tokens dim"]) -> Float[Array, "batch tokens dim"]:
+    def __call__(self, branch: Float[Array, "batch *axes"]) -> Float[Array, "batch *axes"]:
         if not self.rate or not self.has_rng("drop_path"):
             return branch
-        kept = jax.random.bernoulli(self.make_rng("drop_path"), 1 - self.rate, (branch.shape[0], 1, 1))
+        kept = jax.random.bernoulli(
+            self.make_rng("drop_path"), 1 - self.rate, (branch.shape[0], *[1] * (branch.ndim - 1))
+        )
         return jnp.where(kept, branch / (1 - self.rate), 0)
 
 

@@ -304,7 +304,7 @@ class ResNetEncoder(nn.Module):
             y = self._conv(nn.relu(self._norm(x, f"{name}_norm1")), width, 3, stride, f"{name}_conv1")
             y = self._conv(nn.relu(self._norm(y, f"{name}_norm2")), width, 3, 1, f"{name}_conv2")
             shortcut = x if x.shape == y.shape else self._conv(x, width, 1, stride, f"{name}_shortcut")
-            x = shortcut + y
+            x = shortcut + layers.DropPath(self.config.drop_path, name=f"{name}_drop_path")(y)
         x = nn.relu(self._norm(x, "norm")).reshape(x.shape[0], -1, x.shape[-1])
         return layers.Tokens(x.mean(1), {"stacked": x}, {"stacked": None})
 

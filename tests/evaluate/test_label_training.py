@@ -1,47 +1,261 @@
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
 from fusionx_jax.errors import InputError
-from fusionx_jax.evaluate import evaluation, label_training, measure
+from fusionx_jax.evaluate import batches, label_training
 from fusionx_jax.models import build
+from tests.evaluate import toy
+from tests.helpers import run_script
+
+SETTINGS = label_training.Settings(
+    batch_size=16,
+    num_steps=24,
+    min_steps=4,
+    eval_every=8,
+    val_tiles=0,
+    learning_rates=(3e-3,),
+    weight_decay=0.0,
+    warmup_share=0.1,
+    layer_decay=1.0,
+    drop_path=0.0,
+    ema=0.5,
+    unfreeze=-1,
+)
+ALL = np.arange(toy.SPLITS["train"])
+FAMILIES = ("fusionx", "resnet")
 
 
-@pytest.fixture(scope="module")
-def params(trained, simulated):
-    setting = evaluation.open_evaluation(trained, simulated, [])
-    fresh = jax.eval_shape(lambda: build.init_params(setting.model, jax.random.key(0)))
-    head = {"kernel": jnp.zeros((4, 2)), "bias": jnp.zeros(2)}
-    return jax.tree.map(lambda x: np.zeros(x.shape), {"encoder": fresh["encoder"], "head": head})
+@functools.cache
+def toy_set():
+    return toy.ToySet()
 
 
-def test_rates_fall_from_block_to_block_and_the_head_keeps_its_own(params):
-    scales = label_training.rate_scales(params, 0.5, -1)
-    assert scales["head"]["kernel"] == 1.0
-    encoder = scales["encoder"]
-    assert encoder["blocks"]["scan"]["mlp"]["up"]["kernel"].ravel().tolist() == [0.5]  # one joint block
-    assert encoder["norm"]["scale"] == 0.5
-    assert encoder["fusion_norm_s1"]["scale"] == encoder["class_token"] == 0.5**2
-    assert encoder["own_s2"]["scan"]["mlp"]["up"]["kernel"].ravel().tolist() == [0.5**5, 0.5**4, 0.5**3]
-    assert encoder["embed_s1"]["patches"]["kernel"] == 0.5**6
+@functools.cache
+def encoder(family):
+    return toy.encoder(toy_set(), family)
 
 
-def test_only_the_last_blocks_are_trained_when_asked(params):
-    encoder = label_training.rate_scales(params, 1.0, 3)["encoder"]
-    assert encoder["own_s1"]["scan"]["mlp"]["up"]["kernel"].ravel().tolist() == [0, 0, 1]
-    assert encoder["embed_s1"]["modality"] == 0
-    assert encoder["fusion_mlp"]["up"]["kernel"] == encoder["norm"]["scale"] == 1
-    none = label_training.rate_scales(params, 1.0, 0)
-    assert all((x == 0).all() for x in jax.tree.leaves(none["encoder"]))
+@functools.cache
+def trainer(family, kind="multi", scratch=False, **changes):
+    network = encoder(family)
+    initial = (lambda seed: build.init_params(network.model, jax.random.key(seed))) if scratch else None
+    return label_training.LabelTrainer(
+        network,
+        batches.DeviceReader(toy_set(), ["s1", "s2"]),
+        label_training.Task(kind, toy_set().targets(kind)),
+        dataclasses.replace(SETTINGS, **changes),
+        pooling="mean_std",
+        initial=initial,
+    )
 
 
-def test_options_out_of_range_are_refused(trained, simulated, tmp_path):
-    with pytest.raises(InputError, match="layer_decay is 0"):
-        measure.evaluate(
-            evaluation.open_evaluation(
-                trained, simulated,
-                ["--config.evaluate.evaluators=('finetune',)", "--config.evaluate.finetune.layer_decay=0.0",
-                 "--config.evaluate.baselines=()"],
-            )
-        )  # fmt: skip
+def copied(tree):
+    """The buffers of a state are donated to the next step."""
+    return jax.tree.map(np.array, tree)
+
+
+@functools.cache
+def trajectory(family, **changes):
+    """The first six states of a training, after the initial parameters."""
+    states = trainer(family, **changes).states(ALL, 0, 1e-2, 24)
+    initial = copied(encoder(family).params["encoder"])
+    return initial, [copied(state) for state, _ in zip(states, range(6))]
+
+
+def average_precision(scores, kind="multi"):
+    return average_precision_score(toy_set().targets(kind)["test"], scores, average="macro")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("scratch", [False, True], ids=["finetune", "scratch"])
+def test_separable_labels_are_learned(family, scratch):
+    """Of two learning rates, the negative one unlearns them."""
+    bar = toy.Count()
+    chosen = trainer(family, scratch=scratch, learning_rates=(-3e-3, 3e-3))
+    outcome = chosen.train(ALL, 0, bar)
+    assert average_precision(outcome.scores) > 0.95
+    assert outcome.learning_rate == 3e-3
+    assert bar.steps == 2 * outcome.num_steps == 48
+
+
+def test_labels_that_say_nothing_of_the_pixels_are_not_learned():
+    rng = np.random.default_rng(0)
+    shuffled = {s: rng.permutation(t) for s, t in toy_set().targets("multi").items()}
+    blind = label_training.LabelTrainer(
+        encoder("resnet"),
+        batches.DeviceReader(toy_set(), ["s1", "s2"]),
+        label_training.Task("multi", shuffled),
+        SETTINGS,
+        pooling="mean_std",
+    )
+    assert average_precision(blind.train(ALL, 0, toy.Count()).scores) < 0.85
+
+
+def test_the_step_with_the_best_validation_score_is_scored(monkeypatch):
+    """The learning rate changes its sign after eight steps: from then on training unlearns."""
+    single = trainer("resnet", "single", ema=0.0, eval_every=4)
+
+    def schedule(self, peak, steps):
+        return lambda step: np.float32(peak if step < 8 else -peak)
+
+    monkeypatch.setattr(label_training.Settings, "schedule", schedule)
+    outcome = single.train(ALL, 1, toy.Count())
+    evaluated = {}
+    for step, state in enumerate(single.states(ALL, 1, 3e-3, 24), start=1):
+        if step % 4 == 0:
+            evaluated[step] = (single.validate(state.params), copied(state.params))
+    best = max(evaluated, key=lambda step: evaluated[step][0])
+    assert outcome.step == best <= 8
+    assert evaluated[24][0] < 0.6 < 0.95 < evaluated[best][0]
+    tiles = np.arange(toy.SPLITS["test"])
+    assert np.array_equal(outcome.scores, single.scores(evaluated[best][1], "test", tiles))
+    truth = toy_set().targets("single")["test"].argmax(1)
+    assert (outcome.scores.argmax(1) == truth).mean() > 0.9
+
+
+def test_validation_scores_are_those_of_scikit_learn():
+    tiles = np.arange(toy.SPLITS["val"])
+    single, multi = trainer("resnet", "single", ema=0.0, eval_every=4), trainer("resnet")
+    for chosen, reference in (
+        (multi, lambda t, s: average_precision_score(t, s, average="macro")),
+        (single, lambda t, s: balanced_accuracy_score(t.argmax(1), s.argmax(1))),
+    ):
+        state = next(s for step, s in enumerate(chosen.states(ALL, 0, 1e-2, 24)) if step == 4)
+        truth = toy_set().targets("multi" if chosen is multi else "single")["val"]
+        expected = reference(truth, chosen.scores(state.params, "val", tiles))
+        assert chosen.validate(state.params) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_moving_average_is_the_closed_form_of_the_steps_parameters(family):
+    initial, states = trajectory(family)
+    weights = 0.5 ** np.arange(len(states) - 1, -1, -1) * 0.5
+    for leaf, average, *steps in zip(
+        jax.tree.leaves(initial),
+        jax.tree.leaves(states[-1].average["encoder"]),
+        *(jax.tree.leaves(s.params["encoder"]) for s in states),
+    ):
+        expected = 0.5 ** len(states) * leaf + sum(w * p.astype(np.float64) for w, p in zip(weights, steps))
+        assert np.allclose(average, expected, rtol=1e-5, atol=1e-7)
+        assert not np.array_equal(average, steps[-1])
+    assert states[-1].scored_params is states[-1].average
+
+
+FUSIONX_DISTANCES = {
+    "embed_s1": 4, "embed_s2": 4, "own_s1": [3, 2], "own_s2": [3, 2], "fusion_norm_s1": 1, "fusion_norm_s2": 1,
+    "fusion_s1": 1, "fusion_s2": 1, "fusion_mlp_norm": 1, "fusion_mlp": 1, "class_token": 1, "blocks": [0], "norm": 0,
+}  # fmt: skip
+RESNET_DISTANCES = {
+    "stem": 3,
+    **{f"stage{s}_block0_{part}": 2 - s for s in range(3) for part in ("norm1", "conv1", "norm2", "conv2", "shortcut")},
+    "norm": 0,
+}
+
+
+def distance(family, path):
+    """Blocks between a parameter and the last block, counted by hand for the toy networks."""
+    value = (FUSIONX_DISTANCES if family == "fusionx" else RESNET_DISTANCES)[path[0].key]
+    return np.array(value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layer_decay_scales_the_first_update_of_every_block(family):
+    """The head starts at zero and the first step's rate is zero: the encoder first moves in step 3, by gradients that
+    do not depend on the decay."""
+    initial, plain = trajectory(family)
+    _, decayed = trajectory(family, layer_decay=0.5)
+    for (path, start), full, part in zip(
+        jax.tree_util.tree_leaves_with_path(initial),
+        jax.tree.leaves(plain[2].params["encoder"]),
+        jax.tree.leaves(decayed[2].params["encoder"]),
+    ):
+        blocks = distance(family, path)
+        factor = 0.5 ** (blocks + 1.0)
+        factor = factor.reshape(-1, *[1] * (start.ndim - 1)) if blocks.ndim else factor
+        assert np.abs(full - start).max() > 1e-4, path
+        assert np.allclose(part - start, factor * (full - start), rtol=1e-3, atol=3e-7), path
+    for full, part in zip(jax.tree.leaves(plain[2].params["head"]), jax.tree.leaves(decayed[2].params["head"])):
+        assert np.array_equal(full, part)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("unfreeze", [0, 1])
+def test_only_the_last_blocks_are_trained_when_the_others_are_frozen(family, unfreeze):
+    initial, states = trajectory(family, unfreeze=unfreeze)
+    for (path, start), last in zip(
+        jax.tree_util.tree_leaves_with_path(initial), jax.tree.leaves(states[-1].params["encoder"])
+    ):
+        blocks = distance(family, path)
+        rows = zip(start, last, blocks) if blocks.ndim else [(start, last, blocks)]
+        for before, after, number in rows:
+            assert np.array_equal(before, after) == (number >= unfreeze), path
+    assert np.abs(states[-1].params["head"]["kernel"]).max() > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_drop_path_leaves_branches_out_in_training_alone(family):
+    plain = encoder(family)
+    config = dataclasses.replace(plain.model.config, drop_path=0.5)
+    dropping = dataclasses.replace(plain, model=plain.model.clone(config=config))
+    wire = jax.tree.map(jnp.asarray, toy_set().read("test", np.arange(8), ["s1", "s2"]))
+    pooled = jax.jit(lambda key: dropping.pooled(wire, None if key is None else {"drop_path": key})["class"])
+    first, second = (np.asarray(pooled(jax.random.key(k))) for k in (0, 1))
+    assert np.abs(first - second).max() > 1e-3
+    assert np.allclose(pooled(None), jax.jit(lambda: plain.pooled(wire)["class"])(), atol=1e-5)
+
+
+def test_steps_grow_with_the_square_root_of_the_labels():
+    settings = dataclasses.replace(SETTINGS, num_steps=100, min_steps=20)
+    assert [settings.steps(n, 400) for n in (400, 100, 4)] == [100, 50, 20]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"layer_decay": 0.0}, "layer_decay is 0"),
+        ({"drop_path": 1.0}, "drop_path 1.0"),
+        ({"ema": -0.1}, "ema -0.1"),
+        ({"unfreeze": -2}, "unfreeze is -2"),
+    ],
+)
+def test_options_out_of_range_are_refused(change, words):
+    with pytest.raises(InputError, match=words):
+        dataclasses.replace(SETTINGS, **change)
+
+
+ON_DEVICES = """
+import sys
+import jax, numpy as np
+from tests.evaluate import test_label_training, test_segmentation
+assert jax.local_device_count() == int(sys.argv[2])
+np.savez(sys.argv[1], **test_label_training.scores_on_devices(), **test_segmentation.counts_on_devices())
+"""
+
+
+def scores_on_devices():
+    """Scores of short trainings whose batches of 16 and of 10 tiles are split over all devices."""
+    subsets = {"16 tiles": ALL, "10 tiles": ALL[:10]}
+    few = trainer("resnet", num_steps=6, eval_every=6)
+    return {name: few.train(subset, 0, toy.Count()).scores for name, subset in subsets.items()}
+
+
+@pytest.mark.slow
+def test_four_devices_give_the_scores_of_one(tmp_path):
+    out = {}
+    for count in (1, 4):
+        path = str(tmp_path / f"{count}.npz")
+        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+        done = run_script(ON_DEVICES, path, str(count), env=flags)
+        assert done.returncode == 0, done.stderr
+        with np.load(path) as stored:
+            out[count] = dict(stored)
+    assert out[1].keys() == out[4].keys() == {"16 tiles", "10 tiles", "confusion"}
+    for name in ("16 tiles", "10 tiles"):
+        assert np.allclose(out[1][name], out[4][name], atol=1e-3)
+    assert np.abs(out[1]["confusion"] - out[4]["confusion"]).sum() <= 2  # pixels at the edge of two classes

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from fusionx_jax import progress
 from fusionx_jax.contract import Contract
-from fusionx_jax.evaluate import segmentation
+from fusionx_jax.evaluate import batches, segmentation
 from fusionx_jax.evaluate.evaluators.base import Evaluator, Problem, Scored, Source
 from fusionx_jax.evaluate.evaluators.checks import check_training
 from fusionx_jax.evaluate.records import CellKey
@@ -34,10 +34,14 @@ class SegmentLinear(Evaluator):
 
     def score(self, source: Source, problem: Problem, keys: Sequence[CellKey]) -> Iterator[list[Scored]]:
         settings, labels = problem.config.segmentation, problem.labels
-        trainer = segmentation.Trainer(
-            source.encoder, problem.prepared, labels.feature, source.modalities.available, len(labels.classes),
-            self.head, settings,
-        )  # fmt: skip
+        trainer = segmentation.HeadTrainer(
+            source.encoder,
+            batches.DeviceReader(problem.prepared, [*source.modalities.available, labels.feature]),
+            labels.feature,
+            len(labels.classes),
+            segmentation.Settings.from_config(settings),
+            head=self.head,
+        )
         title = f"{source.method} {self.label}, {source.modalities.title}"
         training = f"{self.label} on frozen tokens, {settings.num_steps} steps of {settings.batch_size}"
         with progress.Progress(len(keys) * settings.num_steps, title, "step") as bar:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from fusionx_jax import progress
 from fusionx_jax.contract import Contract
-from fusionx_jax.evaluate import label_training
+from fusionx_jax.evaluate import batches, label_training
 from fusionx_jax.evaluate.evaluators.base import TILE_KINDS, Evaluator, Problem, Scored, Source
 from fusionx_jax.evaluate.evaluators.checks import check_training
 from fusionx_jax.evaluate.records import CellKey
@@ -44,30 +44,31 @@ class FineTuning(Evaluator):
     def check(self, config: ConfigDict, contract: Contract | None = None) -> None:
         super().check(config, contract)
         check_training(f"evaluate.{self.settings[0]}", self.training_settings(config))
+        label_training.Settings.from_config(self.training_settings(config))
 
-    def initial(self, source: Source) -> Callable[[int], PyTree]:
-        """The parameters to start from, by seed."""
-        return lambda seed: source.encoder.params
+    def initial(self, source: Source) -> Callable[[int], PyTree] | None:
+        """The parameters to start from, by seed; None starts from the source's own."""
+        del source
+        return None
 
     def score(self, source: Source, problem: Problem, keys: Sequence[CellKey]) -> Iterator[list[Scored]]:
-        settings, prepared, labels = self.training_settings(problem.config), problem.prepared, problem.labels
-        data, names = prepared.contract.modalities, source.modalities.available
-        network = label_training.make_network(
-            source.encoder, self.initial(source), names, labels.kind, settings, problem.config.pooling,
-            {m: (data[m].height, data[m].width, len(data[m].bands)) for m in names},
-        )  # fmt: skip
-        task = label_training.Task(labels.kind, labels.targets)
-        sizes = [len(problem.subsets[key]) for key in keys]
-        steps = sum(label_training.num_steps(settings, size, prepared.size("train")) for size in sizes)
+        config, labels = self.training_settings(problem.config), problem.labels
+        trainer = label_training.LabelTrainer(
+            source.encoder,
+            batches.DeviceReader(problem.prepared, source.modalities.available),
+            label_training.Task(labels.kind, labels.targets),
+            label_training.Settings.from_config(config),
+            pooling=problem.config.pooling,
+            initial=self.initial(source),
+        )
+        steps = sum(trainer.num_steps(len(problem.subsets[key])) for key in keys)
         title = f"{source.method} {self.verb}, {labels.name}, {source.modalities.title}"
-        with progress.Progress(steps * len(settings.learning_rates), title, "step") as bar:
+        with progress.Progress(steps * len(config.learning_rates), title, "step") as bar:
             for key in keys:
-                outcome = label_training.train(
-                    network, prepared, task, problem.subsets[key], settings, key.seed, bar, problem.score_split
-                )
+                outcome = trainer.train(problem.subsets[key], key.seed, bar, problem.score_split)
                 selected = f"rate {outcome.learning_rate:g} step {outcome.step}"
                 training = (
-                    f"{self.verb}, {outcome.num_steps} steps of {settings.batch_size}; step and rate selected on the "
+                    f"{self.verb}, {outcome.num_steps} steps of {config.batch_size}; step and rate selected on the "
                     "validation split"
                 )
                 yield [Scored(key, outcome.scores.astype(np.float64), selected, training)]
@@ -88,5 +89,5 @@ class FromScratch(FineTuning):
         """A network without pretraining has no frozen features: it is compared with the reference's linear probe."""
         return "linear_probe"
 
-    def initial(self, source: Source) -> Callable[[int], PyTree]:
+    def initial(self, source: Source) -> Callable[[int], PyTree] | None:
         return lambda seed: build.init_params(source.encoder.model, jax.random.key(seed))
