@@ -12,8 +12,9 @@ from configs import paper_cpu
 from experiments import sweep
 from fusionx_jax import __main__ as command_line
 from fusionx_jax.errors import InputError
-from fusionx_jax.evaluate import compare, measure
+from fusionx_jax.evaluate import hashes, measure, members, settings
 from fusionx_jax.evaluate import rows as rows_lib
+from fusionx_jax.evaluate.records import CellKey, Group, LabelBudget, Method, ModalitySet, parse_method
 from fusionx_jax.report import comparison_page
 from tests.helpers import EARLY, ROOT, TINY, assert_clear, run_cli
 
@@ -35,11 +36,10 @@ def compared(simulated, tmp_path_factory):
     seeds = {"fusionx": [0, 1], "untrained": [0, 1]}
     for method in METHODS:
         for seed in seeds.get(method, [0]):
-            assert sweep.one(BASE, method, seed, workdir, simulated, COMPARED) == 0
-    with open(f"{workdir}/{compare.SETTINGS_FILE}", "w") as f:
-        members = {m: seeds.get(m, [0]) for m in METHODS}
-        json.dump({"config": BASE, "dataset": simulated, "methods": members}, f)
-    compare.write_tables(workdir)
+            assert sweep.run_one(BASE, sweep.Run(parse_method(method), seed), workdir, simulated, COMPARED) == 0
+    with open(f"{workdir}/{members.SWEEP_FILE}", "w") as f:
+        json.dump({"dataset": simulated, "methods": {m: seeds.get(m, [0]) for m in METHODS}}, f)
+    members.write_tables(workdir)
     return workdir
 
 
@@ -48,68 +48,70 @@ def _table(workdir, name):
         return list(csv.DictReader(f))
 
 
+def _values(workdir, **wanted):
+    chosen = rows_lib.select(rows_lib.read(f"{workdir}/results.csv"), metric="macro_map", modalities="s1+s2", **wanted)
+    return {(r.method, r.changes, r.level, r.seed): r for r in chosen}
+
+
 @pytest.mark.slow
 def test_rows_hold_every_method_with_its_pretraining_seeds(compared):
-    rows = rows_lib.select(rows_lib.read(f"{compared}/results.csv"), metric="macro_map", modalities="s1+s2")
-    assert {r.method for r in rows} == {*METHODS, "band_statistics"}
-    whole = {r.method: r for r in rows if r.seed == rows_lib.ALL_SEEDS and r.label == "0.5"}
+    found = _values(compared, label="0.5")
+    specs = {Method(m, c).spec for m, c, _, _ in found}
+    assert specs == {*METHODS, "band_statistics"}
+    whole = {Method(m, c).spec: r for (m, c, level, _), r in found.items() if level == rows_lib.MEAN}
     assert whole["fusionx"].num_pretrainings == whole["untrained"].num_pretrainings == 2
     assert whole["band_statistics"].num_pretrainings == 1
-    each = [r.value for r in rows if r.method == "fusionx" and r.label == "0.5" and r.seed.startswith("pretraining")]
-    assert len(each) == 2
+    assert whole["band_statistics"].pooling == ""
+    each = [found["fusionx", "", rows_lib.PRETRAINING, seed].value for seed in (0, 1)]
     assert whole["fusionx"].value == pytest.approx(np.mean(each), abs=1e-6)
     assert whole["supervised_resnet"].evaluator == "scratch"
 
 
 @pytest.mark.slow
 def test_differences_are_paired_and_their_verdict_follows_the_interval(compared):
-    rows = {
-        (r.method, r.label): r
-        for r in rows_lib.read(f"{compared}/results.csv")
-        if (r.metric, r.modalities, r.seed) == ("macro_map", "s1+s2", rows_lib.ALL_SEEDS)
-    }
-    groups = compare.groups(compare.members(compared))
+    groups = members.measured(members.read_members(compared))
 
     def mean(method, evaluator, label, subsets):
-        pretrainings = groups[method, "s1+s2", "multi", evaluator]
-        return np.mean([[p.cells[label, s].values["macro_map"][0] for s in range(subsets)] for p in pretrainings])
+        group = Group(Method(method), ModalitySet(("s1", "s2")), "multi", evaluator)
+        keys = [CellKey(LabelBudget(float(label)), s) for s in range(subsets)]
+        return np.mean([[p.cells[key].value("macro_map") for key in keys] for p in groups[group]])
 
     table = [t for t in _table(compared, "differences.csv") if (t["metric"], t["modalities"]) == ("macro_map", "s1+s2")]
     assert {t["method"] for t in table} == {"untrained", "supervised_resnet", "band_statistics"}
-    assert {t["label_subsets"] for t in table if t["label"] == "0.5"} == {"1", "2"}
+    assert {t["num_subsets"] for t in table if t["label"] == "0.5"} == {"1", "2"}
     for t in table:
-        ours, theirs, label = rows["fusionx", t["label"]], rows[t["method"], t["label"]], t["label"]
-        subsets = min(ours.num_seeds, theirs.num_seeds)  # those that both were judged with
-        assert int(t["label_subsets"]) == subsets
-        gap = mean("fusionx", "linear_probe", label, subsets) - mean(t["method"], t["evaluator"], label, subsets)
-        if ours.num_seeds == theirs.num_seeds:
-            assert gap == pytest.approx(ours.value - theirs.value, abs=1e-5)
-        assert float(t["fusionx_minus_method"]) == pytest.approx(gap, abs=1e-5)
+        subsets = int(t["num_subsets"])
+        gap = mean("fusionx", "linear_probe", t["label"], subsets) - mean(
+            t["method"], t["evaluator"], t["label"], subsets
+        )
+        assert float(t["reference_minus_method"]) == pytest.approx(gap, abs=1e-5)
         low, high = float(t["ci_low"]), float(t["ci_high"])
-        assert t["fusionx"] == ("wins" if low > 0 else "loses" if high < 0 else "ties")
+        assert t["reference"] == ("wins" if low > 0 else "loses" if high < 0 else "ties")
 
 
 @pytest.mark.slow
 def test_ablations_are_paired_with_the_same_seed_of_what_they_change(compared):
-    rows = [r for r in rows_lib.read(f"{compared}/results.csv") if (r.metric, r.modalities) == ("macro_map", "s1+s2")]
     table = [t for t in _table(compared, "ablations.csv") if t["metric"] == "macro_map"]
     table = [t for t in table if (t["modalities"], t["evaluator"]) == ("s1+s2", "linear_probe")]
-    assert {(t["method"], t["changes"], t["pretrainings"]) for t in table} == {("fusionx", "masking=consistent", "1")}
+    assert {(t["method"], t["changes"], t["num_pretrainings"]) for t in table} == {
+        ("fusionx", "masking=consistent", "1")
+    }
     for t in table:
-        of = {(r.method, r.seed): r.value for r in rows if r.label == t["label"] and r.evaluator == "linear_probe"}
-        gap = of["fusionx/masking=consistent", rows_lib.ALL_SEEDS] - of["fusionx", "pretraining 0"]
+        found = _values(compared, label=t["label"], evaluator="linear_probe")
+        variant = found["fusionx", "masking=consistent", rows_lib.MEAN, -1].value
+        gap = variant - found["fusionx", "", rows_lib.PRETRAINING, 0].value
         assert float(t["variant_minus_method"]) == pytest.approx(gap, abs=1e-5)
         assert float(t["ci_low"]) <= float(t["variant_minus_method"]) <= float(t["ci_high"])
 
 
 @pytest.mark.slow
 def test_costs_and_labels_needed_are_listed(compared):
-    cost = {t["method"]: t for t in _table(compared, "methods.csv")}
+    cost = {t["method"]: t for t in _table(compared, "methods.csv") if not t["changes"]}
     assert float(cost["fusionx"]["flops_per_pair"]) > 1e7
-    assert cost["untrained"]["flops_per_pair"] == cost["untrained"]["learning_rate"] == ""
+    assert cost["untrained"]["flops_per_pair"] == cost["untrained"]["learning_rate"] == "nan"
     assert int(cost["fusionx"]["parameters"]) == int(cost["untrained"]["parameters"])
     needed = _table(compared, "labels_needed.csv")
-    assert {t["to_match"] for t in needed} == {"supervised_resnet"}
+    assert {t["target_method"] for t in needed} == {"supervised_resnet"}
     assert all(float(t["labels"]) >= float(t["least_tried"]) for t in needed)
 
 
@@ -118,8 +120,8 @@ def test_a_second_time_nothing_is_trained_or_measured(compared, simulated, monke
     from fusionx_jax.training import step
 
     monkeypatch.setattr(step, "train_step", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(measure.Judge, "cell", lambda *_: pytest.fail("measured again"))
-    assert sweep.one(BASE, "fusionx", 0, compared, simulated, COMPARED) == 0
+    monkeypatch.setattr(measure._Scorer, "cell", lambda *_: pytest.fail("measured again"))
+    assert sweep.run_one(BASE, sweep.Run(parse_method("fusionx"), 0), compared, simulated, COMPARED) == 0
 
 
 @pytest.mark.slow
@@ -146,37 +148,37 @@ def test_runs_that_were_judged_differently_are_not_compared(compared, tmp_path):
     path = workdir / "untrained/seed1/sweep_member.json"
     about = json.loads(path.read_text())
     for key, value, words in (
-        ("judged_by", "val", "score_split: 'test' and 'val'"),
+        ("protocol", "val", "score_split: 'test' and 'val'"),
         ("evaluators", "x", "knn: .* and 'x'"),
     ):
-        inner = {"judged_by": "score_split", "evaluators": "knn"}[key]
+        inner = {"protocol": "score_split", "evaluators": "knn"}[key]
         changed = {**about, key: {**about[key], inner: value}}
         path.write_text(json.dumps(changed))
-        if key == "judged_by":
+        if key == "protocol":
             with pytest.raises(InputError, match=words):
-                compare.write_tables(str(workdir))
+                members.write_tables(str(workdir))
         else:  # of an evaluator that measured nothing here
-            compare.write_tables(str(workdir))
-    path.write_text(json.dumps({k: v for k, v in about.items() if k != "judged_by"}))
-    with pytest.raises(InputError, match="lacks how the run was judged"):
-        compare.write_tables(str(workdir))
+            members.write_tables(str(workdir))
+    path.write_text(json.dumps({k: v for k, v in about.items() if k != "protocol"}))
+    with pytest.raises(InputError, match="does not describe a member of this version"):
+        members.write_tables(str(workdir))
 
 
 @pytest.mark.slow
 def test_rows_name_the_weights_they_were_measured_with(compared):
-    rows = rows_lib.select(rows_lib.read(f"{compared}/results.csv"), metric="macro_map", method="fusionx", label="0.5")
-    of = {r.seed: r for r in rows if r.modalities == "s1+s2"}
-    assert [of[f"pretraining {s}"].checkpoint for s in (0, 1)] == ["fusionx/seed0", "fusionx/seed1"]
-    assert of["pretraining 0"].config_hash != of["pretraining 1"].config_hash
-    assert of[rows_lib.ALL_SEEDS].checkpoint == "fusionx/seed0; fusionx/seed1"
+    found = _values(compared, label="0.5", changes="")
+    each = [found["fusionx", "", rows_lib.PRETRAINING, s] for s in (0, 1)]
+    assert [r.checkpoint for r in each] == ["fusionx/seed0", "fusionx/seed1"]
+    assert each[0].config_hash != each[1].config_hash
+    assert found["fusionx", "", rows_lib.MEAN, -1].checkpoint == "fusionx/seed0; fusionx/seed1"
 
 
 def test_sweeps_refuse_bases_that_are_not_theirs_before_anything_runs(simulated, tmp_path):
     for base in ("configs/scenes.py:init=w", str(tmp_path / "demo.py"), "nowhere/demo.py"):
         with pytest.raises(InputError, match="methods build on a file of configs/"):
-            sweep.load(base, "fusionx", ())
-    assert sweep.load(BASE, "fusionx/mask_ratio=0.9", ["--config.mask_ratio=0.7"]).mask_ratio == 0.9
-    probed = sweep.load(BASE, "supervised_vit", ["--config.evaluate.evaluators=('knn',)"])
+            sweep.load(base, parse_method("fusionx"), ())
+    assert sweep.load(BASE, parse_method("fusionx/mask_ratio=0.9"), ["--config.mask_ratio=0.7"]).mask_ratio == 0.9
+    probed = sweep.load(BASE, parse_method("supervised_vit"), ["--config.evaluate.evaluators=('knn',)"])
     assert tuple(probed.evaluate.evaluators) == ("scratch",)  # it has no features without labels
     base = ("experiments.label_sweep", f"--config={BASE}", f"--workdir={tmp_path}", f"--dataset={simulated}")
     assert_clear(run_cli(*base, "--methods=fusionx"), 2, "label_fractions holds 0.01", "140 training tiles")
@@ -190,9 +192,9 @@ def test_sweeps_refuse_bases_that_are_not_theirs_before_anything_runs(simulated,
 
 def test_unknown_methods_and_folders_are_refused(simulated, tmp_path):
     with pytest.raises(InputError, match="configs/methods/ has contrastive, croma, fusionx"):
-        sweep.load(BASE, "magic", ())
+        sweep.load(BASE, parse_method("magic"), ())
     with pytest.raises(InputError, match="Unknown config key 'maskin'"):
-        sweep.load(BASE, "fusionx/maskin=consistent", ())
+        sweep.load(BASE, parse_method("fusionx/maskin=consistent"), ())
     with pytest.raises(InputError, match="give the workdir of"):
         comparison_page.make(str(tmp_path))
 
@@ -210,8 +212,10 @@ def test_every_sweep_of_the_comparison_names_methods_and_settings_that_exist(opt
     for line in lines:
         methods = next(a for a in line if a.startswith("--methods=")).removeprefix("--methods=").split(",")
         for method in methods:
-            config = sweep.load("configs/paper_cpu.py", method, [a for a in line if a.startswith("--config.")])
-            measure.check(config)
+            config = sweep.load(
+                "configs/paper_cpu.py", parse_method(method), [a for a in line if a.startswith("--config.")]
+            )
+            settings.check(config)
 
 
 @pytest.mark.slow
@@ -232,8 +236,12 @@ def test_the_command_compares_methods_side_by_side_and_resumes(simulated, tmp_pa
 
 def test_rates_tuned_for_each_network_do_not_forbid_comparing_them_but_keep_their_cells_apart():
     one, other = (
-        sweep.load("configs/paper_cpu.py", "supervised_vit", [f"--config.evaluate.supervised.learning_rates=({r},)"])
+        sweep.load(
+            "configs/paper_cpu.py",
+            parse_method("supervised_vit"),
+            [f"--config.evaluate.supervised.learning_rates=({r},)"],
+        )
         for r in ("3e-3", "1e-2")
     )
-    assert measure.evaluator_settings(one)["scratch"] != measure.evaluator_settings(other)["scratch"]
-    assert measure.evaluator_settings(one, ["learning_rates"]) == measure.evaluator_settings(other, ["learning_rates"])
+    assert hashes.evaluator_hashes(one)["scratch"] != hashes.evaluator_hashes(other)["scratch"]
+    assert hashes.evaluator_hashes(one, ["learning_rates"]) == hashes.evaluator_hashes(other, ["learning_rates"])
