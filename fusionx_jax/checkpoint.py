@@ -10,13 +10,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from fusionx_jax import contract as contract_lib
+from fusionx_jax import files
 from fusionx_jax.contract import Contract
 from fusionx_jax.errors import InputError, RunError, is_out_of_memory
 
 FOLDER = "checkpoints"
+SCHEMES = ("gs", "s3")  # addresses that Orbax's paths (etils.epath) and arrays (TensorStore) can both write
 Result = TypeVar("Result")
 
 
@@ -37,7 +40,7 @@ class Manager:
             raise InputError(f"keep_checkpoints is {keep}; at least 1 is needed to resume.")
         self._metadata = {"config": dict(config), "contract": contract.to_dict()}
         self._keep = keep
-        self.directory = os.path.join(os.path.abspath(workdir), FOLDER)
+        self.directory = files.join(files.absolute(workdir), FOLDER)
         self._checkpointer = save_errors(
             lambda: ocp.training.Checkpointer(
                 self.directory,
@@ -119,22 +122,56 @@ def _is_full_disk(error: BaseException | None) -> bool:
     return False
 
 
+def check_address(workdir: str) -> None:
+    """Refuses an address of a kind to which checkpoints cannot be written. Local paths pass."""
+    scheme = workdir.partition("://")[0]
+    if files.is_address(workdir) and scheme not in SCHEMES:
+        raise InputError(
+            f"Checkpoints cannot be written to {workdir}: Orbax writes to local paths, "
+            f"{' and '.join(f'{s}://' for s in SCHEMES)}; give such a --workdir."
+        )
+
+
+def check_writable(workdir: str) -> None:
+    """Saves and removes a small checkpoint where the workdir is an address, in all processes together.
+
+    Access, packages and the object store's support by TensorStore show here and not at the first checkpoint.
+
+    Raises:
+      InputError: it could not be saved.
+    """
+    if not files.is_address(workdir):
+        return
+    check_address(workdir)
+    probe = files.join(workdir, "probe")
+    try:
+        ocp.save_checkpointables(probe, {"state": {"probe": np.zeros(1, np.float32)}}, overwrite=True)
+    except Exception as error:  # Orbax, TensorStore, fsspec and each object store's client have types of their own
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"Checkpoints cannot be written to {workdir} ({line}); check the address, access and packages, or give "
+            "another --workdir."
+        ) from error
+    if jax.process_index() == 0:
+        files.remove_folder(probe)
+
+
 def find(path: str) -> Saved:
     """The newest checkpoint of a workdir, or the checkpoint at `path` itself.
 
     Raises:
       InputError: there is none, or it is not one of ours.
     """
-    path = os.path.abspath(path)
-    if not os.path.isdir(path):
+    path = files.absolute(path)
+    if not files.is_folder(path):
         raise InputError(f"There is no folder {path}; give a workdir of `fusionx pretrain` or one checkpoint of it.")
-    folder = os.path.join(path, FOLDER)
+    folder = files.join(path, FOLDER)
     chosen = path
-    if os.path.isdir(folder):
-        steps = sorted(int(name) for name in os.listdir(folder) if name.isdigit())
+    if files.is_folder(folder):
+        steps = sorted(int(name) for name in files.listdir(folder) if name.isdigit())
         if not steps:
             raise InputError(f"{folder} holds no finished checkpoint; let `fusionx pretrain` reach checkpoint_every.")
-        chosen = os.path.join(folder, str(steps[-1]))
+        chosen = files.join(folder, str(steps[-1]))
     try:
         if not ocp.is_orbax_checkpoint(chosen):
             raise ValueError("it is not an Orbax checkpoint")

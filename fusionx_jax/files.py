@@ -18,6 +18,7 @@ import io
 import json
 import os
 import posixpath
+import shutil
 import socket
 import tempfile
 import threading
@@ -143,6 +144,16 @@ def remove(path: Path) -> None:
             file_system.rm_file(name)
         else:
             os.remove(path)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder and everything in it; nothing if there is none."""
+    if not is_address(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    file_system, name = _file_system(path)
+    with contextlib.suppress(FileNotFoundError):
+        file_system.rm(name, recursive=True)
 
 
 @contextlib.contextmanager

@@ -9,13 +9,12 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from fusionx_jax import checkpoint, distributed, preprocess, progress, sharding
+from fusionx_jax import checkpoint, distributed, files, preprocess, progress, sharding
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import Contract, check_compatible, in_band_order
 from fusionx_jax.errors import InputError, device_memory
@@ -51,6 +50,7 @@ def run(config: ConfigDict, workdir: str) -> int:
       InputError: the config, the data set or the workdir is refused.
       RunError: training diverged or the disk is full; the newest good checkpoint is kept.
     """
+    checkpoint.check_address(workdir)
     experiment = make_experiment(config)
     for objective in experiment.objectives.values():
         check_trace(experiment, objective)
@@ -59,13 +59,14 @@ def run(config: ConfigDict, workdir: str) -> int:
             stack.enter_context(workdir_lib.lock(workdir))
             workdir_lib.claim(workdir, config, experiment.contract)
         distributed.wait_for_all("workdir claimed")
-        if not os.path.isdir(workdir):
+        if not files.exists(files.join(workdir, workdir_lib.RECORD)):
             raise InputError(
                 f"Process {jax.process_index()} does not see the workdir {workdir} that the first process made; all "
                 "machines of a job need it on a file system that they share."
             )
         suffix = "" if distributed.is_first() else f".{jax.process_index()}"
-        stack.enter_context(progress.logging_to(os.path.join(workdir, f"pretrain{suffix}.log")))
+        stack.enter_context(workdir_lib.logging_to(files.join(workdir, f"pretrain{suffix}.log")))
+        checkpoint.check_writable(workdir)
         stack.enter_context(jax.set_mesh(experiment.mesh))
         stack.enter_context(step_memory(config))
         return train(experiment, workdir)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 logger = logging.getLogger("fusionx")
+LOG_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 
 class Progress:
@@ -65,7 +66,7 @@ class Progress:
 def logging_to(path: str) -> Iterator[None]:
     """Writes every line of the log, progress included, to a file as well."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(LOG_FORMAT)
     handler.setLevel(logging.DEBUG)
     logger.addHandler(handler)
     try:

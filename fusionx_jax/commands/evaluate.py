@@ -16,13 +16,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dataset", required=True, metavar="DIR", help="prepared set to evaluate on")
     arguments.add_distributed(parser)
     args, overrides = parser.parse_known_args(argv)
-    from fusionx_jax import distributed, files, progress
+    from fusionx_jax import distributed, files
     from fusionx_jax.evaluate import evaluation, measure, rows
     from fusionx_jax.evaluate.summary import summary
+    from fusionx_jax.training.workdir import logging_to
 
     distributed.start(args)
     opened = evaluation.open_evaluation(args.workdir, args.dataset, overrides)
-    with progress.logging_to(files.join(args.workdir, "evaluate.log")):
+    with logging_to(files.join(args.workdir, "evaluate.log")):
         path = measure.evaluate_together(opened) if args.distributed else measure.evaluate(opened)
     if distributed.is_first():
         contract = opened.prepared.contract

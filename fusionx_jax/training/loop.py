@@ -92,6 +92,7 @@ class Loop:
         return f"loss {values['loss']:.4f}"
 
     def _save(self, step: int, state: TrainState, wait: bool) -> None:
+        self._metric_log.flush()  # first: a resumed run writes only rows after the checkpoint
         began = time.perf_counter()
         self._manager.save(step, state, wait=wait)
         seconds = time.perf_counter() - began

@@ -1,47 +1,43 @@
-"""Metrics of a run: `metrics.csv`, and TensorBoard where TensorFlow is installed."""
+"""Metrics of a run: `metrics.csv`, and TensorBoard where TensorFlow is installed.
+
+At an address nothing can be appended to `metrics.csv`: the file is rewritten at each checkpoint and at the end, so that
+it holds every row up to the checkpoint from which a run resumes.
+"""
 
 import csv
+import io
 import math
-import os
 from collections.abc import Mapping
 from types import TracebackType
-from typing import IO
+from typing import TYPE_CHECKING
 
 from fusionx_jax import distributed, files, progress
+
+if TYPE_CHECKING:
+    from clu import metric_writers
 
 FILE_NAME = "metrics.csv"
 
 
 class MetricLog:
-    """Appends metrics of each logged step to `metrics.csv`; rows after `start` are dropped.
+    """Adds a row for each logged step to `metrics.csv`; rows after step `start` are dropped.
 
     Of several processes only the first writes.
     """
 
     def __init__(self, workdir: str, start: int):
-        self._board = self._file = None
+        self._file: files.Appender | None = None
+        self._board: metric_writers.SummaryWriter | None = None
+        self._fields: list[str] | None = None
         if not distributed.is_first():
             return
-        self._path = os.path.join(workdir, FILE_NAME)
-        self._fields: list[str] | None = None
-        if os.path.exists(self._path):
-            with open(self._path, newline="", encoding="utf-8") as f:
-                rows = list(csv.DictReader(f))
-            kept = [r for r in rows if (r.get("step") or "").isdigit() and int(r["step"]) <= start]
-            kept = [r for r in kept if None not in r.values()]  # a line that a kill cut short
-            self._fields = list(kept[0]) if kept else None
-            with files.replacing(self._path, newline="") as f:
-                if kept:
-                    writer = csv.DictWriter(f, self._fields)
-                    writer.writeheader()
-                    writer.writerows(kept)
-        self._file: IO | None = open(self._path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (see __exit__)
-        try:
-            from clu import metric_writers
-
-            self._board = metric_writers.SummaryWriter(os.path.join(workdir, "tensorboard"))
-        except ImportError:
-            progress.logger.info("TensorFlow is not installed: metrics are written to %s only.", self._path)
+        path = files.join(workdir, FILE_NAME)
+        if files.exists(path):
+            self._fields = _drop_rows_after(path, start)
+        self._file = files.Appender(path, newline="")
+        if self._file.rewrites:
+            progress.logger.info("%s cannot be appended to: it is rewritten at each checkpoint.", path)
+        self._board = _tensorboard(workdir)
 
     def __enter__(self) -> "MetricLog":
         return self
@@ -56,7 +52,7 @@ class MetricLog:
             self._board.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds one row; values that are not finite are left out of TensorBoard."""
+        """Adds one row; TensorBoard gets the finite values."""
         if self._file is None:
             return
         row = {"step": step, **values}
@@ -65,6 +61,38 @@ class MetricLog:
             self._fields = list(row)
             writer.writeheader()
         writer.writerow(row)
-        self._file.flush()
+        if not self._file.rewrites:
+            self._file.flush()
         if self._board is not None:
             self._board.write_scalars(step, {k: v for k, v in values.items() if math.isfinite(v)})
+
+    def flush(self) -> None:
+        """Makes all rows visible to readers."""
+        if self._file is not None:
+            self._file.flush()
+
+
+def _drop_rows_after(path: str, step: int) -> list[str] | None:
+    """Drops rows after `step`, and one that a kill cut short. Returns the header; None if no row is left."""
+    rows = list(csv.DictReader(io.StringIO(files.read_text(path), newline="")))
+    rows = [r for r in rows if (r.get("step") or "").isdigit() and int(r["step"]) <= step]
+    rows = [r for r in rows if None not in r.values()]
+    with files.replacing(path, newline="") as f:
+        if rows:
+            writer = csv.DictWriter(f, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return list(rows[0]) if rows else None
+
+
+def _tensorboard(workdir: str) -> "metric_writers.SummaryWriter | None":
+    """A TensorBoard writer where TensorFlow is installed and can write to the workdir."""
+    if files.is_address(workdir) and not workdir.startswith("gs://"):
+        progress.logger.info("TensorFlow writes to local paths and gs:// only: no TensorBoard events in %s.", workdir)
+        return None
+    try:
+        from clu import metric_writers
+    except ImportError:
+        progress.logger.info("TensorFlow is not installed: metrics are written to %s only.", FILE_NAME)
+        return None
+    return metric_writers.SummaryWriter(files.join(workdir, "tensorboard"))

@@ -1,13 +1,18 @@
-"""The workdir of a run: locked while the run trains, and bound to one configuration and one data set."""
+"""The workdir of a run: locked while the run trains, and bound to one configuration and one data set.
 
+It is a local path or an address (see `files.py`).
+"""
+
+import contextlib
 import json
-import os
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 
 from fusionx_jax import config as config_lib
-from fusionx_jax import files
+from fusionx_jax import files, progress
 from fusionx_jax.contract import Contract
 from fusionx_jax.errors import InputError
 
@@ -21,8 +26,8 @@ def lock(workdir: str) -> files.Lock:
       InputError: another run has locked it, or it cannot be written.
     """
     try:
-        os.makedirs(workdir, exist_ok=True)
-        lock_file = files.lock(os.path.join(workdir, "lock"))
+        files.makedirs(workdir)
+        lock_file = files.lock(files.join(workdir, "lock"))
     except OSError as error:
         raise _cannot_write(workdir, error) from error
     if lock_file is None:
@@ -37,11 +42,10 @@ def claim(workdir: str, config: ConfigDict, contract: Contract) -> None:
       InputError: the workdir belongs to another configuration or data set, or cannot be written.
     """
     record = {"config": config_lib.to_json(config), "contract": contract.to_dict()}
-    path = os.path.join(workdir, RECORD)
+    path = files.join(workdir, RECORD)
     try:
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as f:
-                _check_same_run(workdir, json.load(f), record)
+        if files.exists(path):
+            _check_same_run(workdir, json.loads(files.read_text(path)), record)
         with files.replacing(path) as f:
             json.dump(record, f, indent=1, sort_keys=True)
     except (json.JSONDecodeError, KeyError) as error:
@@ -84,3 +88,42 @@ def _differences(before: Mapping, now: Mapping, prefix: str) -> list[str]:
 
 def _cannot_write(workdir: str, error: OSError) -> InputError:
     return InputError(f"Cannot write to the workdir {workdir} ({error.strerror or error}); give another one.")
+
+
+_LOG_FLUSH_S = 60.0  # an object is rewritten whole: at every line of the log that would be most of the traffic
+
+
+@contextlib.contextmanager
+def logging_to(path: str) -> Iterator[None]:
+    """Writes every line of the log to a file as well; at an address the file is rewritten once a minute."""
+    if not files.is_address(path):
+        with progress.logging_to(path):
+            yield
+        return
+    handler = _ObjectLog(path)
+    progress.logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        progress.logger.removeHandler(handler)
+        handler.close()
+
+
+class _ObjectLog(logging.Handler):
+    """A log file on an object store."""
+
+    def __init__(self, path: str):
+        super().__init__(logging.DEBUG)
+        self.setFormatter(progress.LOG_FORMAT)
+        self._file = files.Appender(path)
+        self._flushed = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._file.write(self.format(record) + "\n")
+        if time.monotonic() - self._flushed >= _LOG_FLUSH_S:
+            self._flushed = time.monotonic()
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
