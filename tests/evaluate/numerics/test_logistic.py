@@ -1,8 +1,11 @@
+import re
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from fusionx_jax.evaluate.numerics import logistic, metrics
+from fusionx_jax.evaluate.numerics import knn, logistic, metrics
 
 
 def _data(classes=4, dim=24, train=400, test=4000, seed=0):
@@ -117,3 +120,51 @@ def test_folds_are_even_and_spread_rare_labels():
     assert np.ptp(np.bincount(folds)) <= 1
     assert np.ptp(np.bincount(folds, weights=labels[:, 3], minlength=5)) <= 3
     assert len(set(logistic.fold_numbers(labels[:3], 5, rng))) == 3
+
+
+def test_a_fit_that_needs_more_than_the_usual_iterations_is_continued_and_reported(caplog, monkeypatch):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(200, 10)).astype(np.float32)
+    y = (x[:, :1] > 0).astype(float)  # separable: coefficients grow until the weak regularization stops them
+    rows, value = np.arange(len(x))[None], np.array([1e-4])
+    monkeypatch.setattr(logistic, "_USUAL_ITERATIONS", 20)
+    with caplog.at_level("INFO", logger="fusionx"):
+        fit = logistic.fit(x, y, rows, 0 * rows, value, x, softmax=False, selection=(x, y))
+    assert fit.converged[0]
+    assert f"took {fit.longest[0]} iterations" in caplog.text
+    reference = LogisticRegression(C=1 / (len(x) * value[0]), tol=1e-9, max_iter=20_000).fit(x, y[:, 0])
+    assert np.allclose(fit.scores[0, :, 0], reference.decision_function(x), rtol=0.02, atol=0.2)
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="fusionx"):
+        cut = logistic.fit(x, y, rows, 0 * rows, value, x, softmax=False, selection=(x, y), max_iterations=20)
+    assert not cut.converged[0]
+    assert "has not converged after 20 iterations" in caplog.text
+
+
+@pytest.mark.parametrize("by_folds", [True, False])
+def test_seeds_fitted_in_turn_agree_with_vmapped_ones(monkeypatch, by_folds):
+    train, test, logits, rng = _data(test=50)
+    y = (rng.random((400, 4)) < 1 / (1 + np.exp(-logits[:400]))).astype(float)
+    members = _subsets(400, 2, 80, rng)
+    folds = np.stack([logistic.fold_numbers(y[m] > 0, 3, rng) for m in members])
+    arguments = (train, y, members, folds, np.array([0.01, 0.1, 1.0]), test)
+    selection = None if by_folds else (train, y)
+    vmapped = logistic.fit(*arguments, softmax=False, selection=selection)
+    monkeypatch.setattr(logistic, "_VMAPPED_BYTES", 0)
+    in_turn = logistic.fit(*arguments, softmax=False, selection=selection)
+    assert (in_turn.chosen == vmapped.chosen).all()
+    assert np.allclose(in_turn.scores, vmapped.scores, atol=2e-2 * np.abs(vmapped.scores).max())
+    assert np.allclose(in_turn.selection_loss, vmapped.selection_loss, rtol=1e-2)
+
+
+def test_matrix_products_are_float32_on_every_backend():
+    """TPUs multiply float32 matrices in bfloat16 by default."""
+    shapes = [(1, 8, 6), (1, 8, 2), (1, 8), (2,), (5, 6)]
+    x, y, folds, values, test = (jnp.zeros(s, jnp.int32 if i == 2 else jnp.float32) for i, s in enumerate(shapes))
+    one = jnp.int32(8)
+    text = logistic._sweep.lower(x, y, folds, values, test, None, None, one, one, num_folds=2, softmax=False).as_text()
+    products = re.findall(r"dot_general.*", text)
+    assert products
+    assert all("HIGHEST" in p for p in products)
+    votes = knn._vote.lower(jnp.zeros((9, 4)), jnp.zeros((9, 2)), jnp.zeros((3, 4)), jnp.float32(1), k=2).as_text()
+    assert all("HIGHEST" in p for p in re.findall(r"dot_general.*", votes))
