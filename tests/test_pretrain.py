@@ -257,7 +257,7 @@ def test_a_mask_schedule_changes_the_ratio_at_its_step_and_resumes(tiny_config, 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("--config.masking=sideways", "consistent, dirichlet"),
+        ("--config.masking=sideways", "consistent, complementary, dirichlet"),
         ("--config.mask_ratio=1.5", "mask_ratio is 1.5"),
         ("--config.model.size=huge", "mini, tiny, small, base, large"),
         ("--config.model.patch_size=64", "patch_size is 64"),

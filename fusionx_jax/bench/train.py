@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from fusionx_jax import chips, masking, progress, sharding
 from fusionx_jax import config as config_lib
+from fusionx_jax.bench import profile as profile_lib
 from fusionx_jax.contract import Contract, assumed
 from fusionx_jax.errors import InputError
 from fusionx_jax.models import build
@@ -86,7 +87,7 @@ def _measure(config, contract, dataset, peer, rounds, seconds, profile, rates) -
         ours = _Ours(compiled, state, pipeline.DeviceBatches(host(), spread), config.batch_size, seconds)
         contestants = {"ours": ours, "matmul": _matmul_turn(config.model.dtype, mesh.size, seconds), **contestants}
         measured = rates(contestants, rounds)
-        rows = profile.record(profile, compiled.as_text(), ours.steps, _PROFILED_STEPS) if profile else []
+        rows = profile_lib.record(profile, compiled.as_text(), ours.steps, _PROFILED_STEPS) if profile else []
     per_pair = useful_flops_per_pair(config, contract)
     speed = measured["ours"] * per_pair
     chip = chips.find(jax.devices()[0].device_kind)
@@ -101,7 +102,7 @@ def _measure(config, contract, dataset, peer, rounds, seconds, profile, rates) -
         "peak_memory_bytes": _peak_bytes(compiled),
     }  # fmt: skip
     if rows:
-        out["profile"] = profile.by_part(rows)
+        out["profile"] = profile_lib.by_part(rows)
     return out
 
 

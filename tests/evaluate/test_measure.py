@@ -290,7 +290,8 @@ def test_hyperparameters_selected_on_the_scored_split_are_marked(workdir, simula
 
 
 def test_a_new_or_corrected_metric_is_measured_in_kept_cells_and_nothing_else(workdir, simulated, scored, monkeypatch):
-    opened = [workdir, simulated, [*ONLY_KNN, "--config.evaluate.tasks=('multi','single')"]]
+    tasks = ("--config.evaluate.tasks=('multi','single')", "--config.evaluate.single_sensor_tasks=('multi','single')")
+    opened = [workdir, simulated, [*ONLY_KNN, *tasks]]
     before = {g.task: cells for g, cells in measure.measure(open_evaluation(*opened)).items()}
     scored.clear()
     name = metrics.register(metrics.Metric("positives", "positives", "multi", lambda s: s.weights.T @ s.targets.sum(1)))

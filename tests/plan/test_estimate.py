@@ -9,6 +9,7 @@ from experiments import sweep
 from fusionx_jax import config
 from fusionx_jax.contract import assumed
 from fusionx_jax.errors import InputError, RunError
+from fusionx_jax.evaluate.records import Method
 from fusionx_jax.models import build, layers
 from fusionx_jax.plan import estimate, hlo
 from fusionx_jax.training import flops as flops_lib
@@ -188,7 +189,7 @@ def test_a_batch_that_the_compiler_refuses_is_planned_with_less_and_does_not_fit
 
 
 def test_groups_of_bands_can_be_planned_without_a_data_set():
-    c = sweep.load("configs/demo.py", "fusionx_bands", EARLY)
+    c = sweep.load("configs/demo.py", Method("fusionx_bands"), EARLY)
     known = assumed(c.modalities, 64, 10, dict(c.band_groups)).modalities
     for name, (_, *bands) in c.band_groups.items():
         assert known[name].bands == tuple(bands)
