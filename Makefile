@@ -11,6 +11,9 @@ SLOW_TIMEOUT ?= 3500
 # Compiling keeps one core of a process busy, and long tests wait much, so tests run in two.
 WORKERS ?= 2
 
+# Tests compile far more than they compute: both stages and all their processes share compiled programs.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
+
 PAPER := $(RUNS)/paper_cpu
 SWEEP = $(BIN)/python -m experiments.label_sweep --config=configs/paper_cpu.py --dataset=$(SIMULATED) --jobs=2
 
@@ -18,7 +21,7 @@ SWEEP = $(BIN)/python -m experiments.label_sweep --config=configs/paper_cpu.py -
 
 help:
 	@echo "make demo       install into $(VENV), simulate, pretrain, evaluate; open $(DEMO)/report.html"
-	@echo "make test       install, lint, check import layers, run the fast tests"
+	@echo "make test       install, lint, check import layers and types, run the fast tests"
 	@echo "make test-slow  run the long tests: kills, several processes, the whole demo"
 	@echo "make paper-cpu  the comparison of methods in experiments/results: a night on two cores; goes on where it was"
 	@echo "make lint | format | clean"
@@ -64,5 +67,5 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --timeout=$(SLOW_TIMEOUT) -n $(WORKERS) --dist loadfile
 
 clean:
-	rm -rf .venv .venv-* $(RUNS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* $(RUNS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -45,6 +45,8 @@ EXTRAS = {
         "beartype>=0.20",  # checks jaxtyping's shapes in tests
         "ruff>=0.12",
         "import-linter>=2.1",
+        "mypy>=1.18",  # PEP 695 generics in the stubs of numpy 2.4
+        "types-PyYAML>=6.0",
         "kubernetes-validate>=1.33",  # the schema of the job inside a JobSet
     ],
 }

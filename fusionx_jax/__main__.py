@@ -3,25 +3,39 @@
 import importlib
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
-COMMANDS = {
-    "pretrain": ("fusionx_jax.commands.pretrain", "learn a representation from a prepared set, without labels"),
-    "evaluate": ("fusionx_jax.commands.evaluate", "judge it where labels are few, beside baselines"),
-    "report": ("fusionx_jax.commands.report", "make tables, figures and one HTML page of a workdir"),
-    "inspect": ("fusionx_jax.commands.survey", "show what prepared sets hold, and what looks wrong"),
-    "export": ("fusionx_jax.commands.export", "write a trained encoder for others: Orbax, safetensors, StableHLO"),
-    "plan": ("fusionx_jax.commands.plan", "tell memory, speed and days of a run on machines that are not here"),
-    "bench": ("fusionx_jax.commands.bench", "measure speed as ratios against named alternatives"),
-}
+from fusionx_jax.registry import Registry
+
+
+class Command(NamedTuple):
+    """A command: the module whose `main(argv)` runs it, and its line in `fusionx --help`."""
+
+    module: str
+    summary: str
+
+
+COMMANDS: Registry[Command] = Registry("command")
+for _name, _summary in (
+    ("pretrain", "learn a representation from a prepared set, without labels"),
+    ("evaluate", "measure it at few labels, beside baselines"),
+    ("report", "write tables, figures and one HTML page of a workdir"),
+    ("inspect", "write a page of prepared sets: classes, histograms, tiles, duplicates, leakage"),
+    ("export", "write a trained encoder for others: Orbax, safetensors, StableHLO"),
+    ("plan", "estimate memory, speed and days of a run without its machines"),
+    ("bench", "measure speed as ratios against named alternatives"),
+):
+    # A module named inspect.py would hide the standard library's for programs started beside it.
+    COMMANDS.register(_name, Command(f"fusionx_jax.commands.{_name.replace('inspect', 'survey')}", _summary))
 
 
 def _usage() -> str:
-    lines = [f"  {name:10} {what}" for name, (_, what) in COMMANDS.items()]
+    lines = [f"  {name:10} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: fusionx COMMAND [options]",
             "",
-            "Self-supervised fusion of radar and optical satellite tiles, judged at few labels.",
+            "Self-supervised fusion of radar and optical satellite tiles, evaluated at few labels.",
             "",
             "commands:",
             *lines,
@@ -42,9 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"fusionx {fusionx_jax.__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        print(f"error: there is no command {argv[0]!r}.\n\n{_usage()}", file=sys.stderr)
+        print(f"error: There is no command {argv[0]!r}.\n\n{_usage()}", file=sys.stderr)
         return 2
-    return guarded(lambda rest: importlib.import_module(COMMANDS[argv[0]][0]).main(rest), argv[1:])
+    return guarded(lambda rest: importlib.import_module(COMMANDS[argv[0]].module).main(rest), argv[1:])
 
 
 def guarded(command: Callable[[list[str]], int], argv: list[str]) -> int:

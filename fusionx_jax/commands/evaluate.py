@@ -21,13 +21,15 @@ def main(argv: list[str]) -> int:
     from fusionx_jax.evaluate.summary import summary
     from fusionx_jax.training.workdir import logging_to
 
-    distributed.start(args)
-    opened = evaluation.open_evaluation(args.workdir, args.dataset, overrides)
-    with logging_to(files.join(args.workdir, "evaluate.log")):
-        path = measure.evaluate_together(opened) if args.distributed else measure.evaluate(opened)
-    if distributed.is_first():
-        contract = opened.prepared.contract
-        print(f"{contract.title}:")
-        print(summary(rows.select(rows.read(path), dataset=contract.name)))
-        print(f"Rows are in {path}. Next: fusionx report --workdir={args.workdir}")
+    with distributed.job(args):
+        opened = evaluation.open_evaluation(args.workdir, args.dataset, overrides)
+        with logging_to(files.join(args.workdir, "evaluate.log")):
+            path = measure.evaluate_together(opened) if args.distributed else measure.evaluate(opened)
+        if distributed.is_first():
+            contract = opened.prepared.contract
+            print(f"{contract.title}:")
+            print(summary(rows.select(rows.read(path), dataset=contract.name)))
+            print(f"Rows are in {path}. Next: fusionx report --workdir={args.workdir}")
+        if args.distributed:
+            distributed.leave()
     return 0

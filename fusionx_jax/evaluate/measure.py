@@ -13,7 +13,6 @@ import numpy as np
 
 from fusionx_jax import config as config_lib
 from fusionx_jax import distributed, files, progress
-from fusionx_jax.errors import RunError
 from fusionx_jax.evaluate import compare, metrics, plan, rows, settings, subsets
 from fusionx_jax.evaluate.cells import Cell
 from fusionx_jax.evaluate.evaluation import Evaluation
@@ -26,6 +25,7 @@ from fusionx_jax.prepared import remote
 
 SETTINGS_FILE = "evaluation.json"
 DIFFERENCES_FILE = "differences.csv"
+_RUNNING, _FINISHED, _POLL_S = "running", "finished", 1.0
 
 
 class Resamples:
@@ -176,44 +176,26 @@ def encode_together(evaluation: Evaluation) -> None:
 def evaluate_together(evaluation: Evaluation) -> str:
     """As `evaluate`, for a job of several processes: all encode, then the first fits the evaluators.
 
-    The others wait in the job: on a TPU slice no process may leave while others compute.
-
-    Raises:
-      RunError: the first process failed; it reports its own error.
+    The others wait in the job: on a TPU slice no process may leave while others compute. They wait for a file, since a
+    collective would time out; if the first process fails, `distributed.job` ends them.
     """
     marker = files.join(evaluation.workdir, "evaluate.state")
     if distributed.is_first():
-        _write_state(marker, "running")
+        _write_state(marker, _RUNNING)
     encode_together(evaluation)
     if distributed.is_first():
-        try:
-            path = evaluate(evaluation)
-        except BaseException:
-            _write_state(marker, "failed")
-            raise
-        _write_state(marker, "finished")
-    else:
-        _wait_for_first(marker)
-        path = files.join(evaluation.workdir, rows.FILE_NAME)
-    distributed.leave()
-    return path
+        path = evaluate(evaluation)
+        _write_state(marker, _FINISHED)
+        return path
+    progress.logger.info("The tiles are encoded; waiting for the first process, which fits the evaluators.")
+    while files.read_text(marker) != _FINISHED:
+        time.sleep(_POLL_S)
+    return files.join(evaluation.workdir, rows.FILE_NAME)
 
 
 def _write_state(marker: str, state: str) -> None:
     with files.replacing(marker) as f:
         f.write(state)
-
-
-def _wait_for_first(marker: str) -> None:
-    """Waits until the first process has finished; if that process dies, JAX's heartbeat ends this one."""
-    progress.logger.info("Features are encoded; waiting for the first process, which fits the evaluators.")
-    while True:
-        state = files.read_text(marker)
-        if state == "finished":
-            return
-        if state == "failed":
-            raise RunError("The first process failed while it fitted the evaluators; its log names the error.")
-        time.sleep(1.0)
 
 
 def evaluate(evaluation: Evaluation) -> str:
