@@ -96,10 +96,9 @@ def _subtitle(comparison: _Comparison) -> str:
     variants = len(comparison.members) - len(methods)
     seeds = sorted({len(m) for m in comparison.members.values()})
     tiles = ", ".join(f"{n} {s}" for s, n in comparison.prepared.contract.splits.items())
-    counts = f"{len(methods)} methods" + (f" and {variants} variants" if variants else "")
-    return (
-        f"{counts}; {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} pretraining seeds each; {tiles} tiles"
-    )
+    counts = tables.count("method", len(methods)) + (f" and {tables.count('variant', variants)}" if variants else "")
+    span = f"{seeds[0]} to " if seeds[0] < seeds[-1] else ""
+    return f"{counts}; {span}{tables.count('pretraining seed', seeds[-1])} each; {tiles} tiles"
 
 
 def _fullest(records: Sequence[Row]) -> list[Row]:

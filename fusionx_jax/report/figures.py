@@ -90,13 +90,14 @@ def loss_curves(path: str, directory: str, simulated: bool) -> str | None:
         color = look.COLORS[(number - 1) % len(look.COLORS)]  # the sum, which comes first, is black
         label = "weighted sum" if key == "loss" else key.removeprefix("loss_").replace("_", " ")
         losses.plot(steps, [float(r[key]) for r in table], color=color, label=label, lw=1.2)
-    losses.set_xlabel("step")
     losses.set_ylabel("loss")
-    losses.legend()
+    losses.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     rates = np.array([float(r["pairs_per_s"]) for r in table])
     speed.plot(steps, rates, color=look.COLORS[0], lw=1.2)
     speed.set_ylim(0, np.nanmax(rates) * 1.15 if np.isfinite(rates).any() else 1)
-    speed.set_xlabel("step")
+    for axis in (losses, speed):
+        axis.set_xlabel("step")
+        axis.xaxis.get_major_locator().set_params(integer=True)
     speed.set_ylabel("pairs/s")
     waited = np.mean([float(r["input_wait_share"]) for r in table[1:]] or [0.0])
     speed.set_title(f"{100 * waited:.1f} % of the time waiting for input", fontsize=9)

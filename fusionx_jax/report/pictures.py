@@ -42,10 +42,6 @@ class Network(NamedTuple):
     def patch_size(self) -> int:
         return int(self.config.model.patch_size)
 
-    @property
-    def simulated_note(self) -> str:
-        return " (simulated)" if self.prepared.contract.simulated else ""
-
 
 def load_network(workdir: str, dataset: str) -> Network | None:
     """The network of a workdir's newest checkpoint.
@@ -107,7 +103,7 @@ def reconstructions(network: Network, directory: str, number: int = _NUM_TILES) 
         columns[f"{name}\nreconstructed"] = images[1]
     shares = ", ".join(f"{name} {100 * ratios[name]:.0f} %" for name in network.modalities)
     contract = network.prepared.contract
-    title = f"{contract.title}{network.simulated_note}, {tiles.split} split; {config.masking} masking: {shares}"
+    title = f"{contract.title}, {tiles.split} split; {config.masking} masking: {shares}"
     return _grid(columns, title, directory, "reconstructions")
 
 
@@ -144,7 +140,7 @@ def cross_predictions(network: Network, directory: str, number: int = _NUM_TILES
         columns[f"{name}, true"] = _compose(network, name, np.asarray(patches[name]), shape, None)
         columns[f"{name} from {others}"] = _compose(network, name, np.asarray(predicted[name]), shape, None)
     contract = network.prepared.contract
-    title = f"{contract.title}{network.simulated_note}, {tiles.split} split: each modality predicted from the others"
+    title = f"{contract.title}, {tiles.split} split: each modality predicted from the others"
     return _grid(columns, title, directory, "cross_predictions")
 
 

@@ -133,7 +133,7 @@ def _line_note(line: Line, records: Sequence[Row], most_pretrainings: int) -> st
     note = ", selected on the scored split" if any(r.optimistic for r in records) else ""
     pretrainings = max(r.num_pretrainings for r in records)
     if pretrainings < most_pretrainings and _pretrained(line):
-        note += f", {pretrainings} pretraining {_plural('seed', pretrainings)}"
+        note += f", {count('pretraining seed', pretrainings)}"
     return note
 
 
@@ -147,7 +147,7 @@ def _pretrained(line: Line) -> bool:
 def _score_cell(metric: Metric, row: Row, most_subsets: int) -> TableCell:
     parts = [interval(metric, row.ci_low, row.ci_high)]
     if row.num_subsets < most_subsets and row.budget != _WHOLE:  # with all labels, subsets do not differ
-        parts.append(f"{row.num_subsets} {_plural('subset', row.num_subsets)}")
+        parts.append(count("subset", row.num_subsets))
     return TableCell(number(metric, row.value), ", ".join(filter(None, parts)))
 
 
@@ -180,10 +180,13 @@ def _class_table(task: str, metric: Metric, records: Sequence[Row]) -> Table:
         cells = [value.get((*column, name)) if name not in unscored else None for column in columns]
         cells_of_line = tuple(TableCell() if r is None else _class_cell(metric, r) for r in cells)
         lines.append(TableRow(look.class_label(name), cells_of_line))
-    evaluators = {e for (_, e), _ in columns}
+    usual = columns[0][0].evaluator
     heading = f"{unit_label(metric)}, task {task}, {most.title} of the labels"
-    caption = "±: half of the 95 % interval. –: not scored, for lack of tiles with or without the class."
-    names = tuple(_class_column(line, s, len(evaluators) > 1) for line, s in columns)
+    caption = (
+        f"Evaluator: {EVALUATORS[usual].label}, where no other is named. ±: half of the 95 % interval. –: not scored, "
+        "for lack of tiles with or without the class."
+    )
+    names = tuple(_class_column(line, s, line.evaluator != usual) for line, s in columns)
     return Table(heading, names, tuple(lines), "class", caption)
 
 
@@ -261,7 +264,7 @@ def _ablation_table(heading: str, metric: Metric, records: Sequence[Row], ablati
             bases.add(base)
             seeds = max(a.num_pretrainings for a in pairs if a is not None)
             cells = tuple(TableCell() if a is None else TableCell(number(metric, a.method_value)) for a in pairs)
-            lines.append(TableRow(f"{base.label}, {seeds} pretraining {_plural('seed', seeds)}", cells, True))
+            lines.append(TableRow(f"{base.label}, {count('pretraining seed', seeds)}", cells, True))
         scored = [value.get((line, b)) for b in budgets]
         cells = tuple(TableCell() if r is None else _ablation_cell(metric, r, a) for r, a in zip(scored, pairs))
         lines.append(TableRow(line.label, cells))
@@ -304,12 +307,12 @@ def _needed_table(where: str, records: Sequence[LabelsNeeded], reference: Method
 
 
 def _needed_cell(record: LabelsNeeded) -> TableCell:
-    def count(value: float) -> str:
+    def labels(value: float) -> str:
         if not math.isfinite(value):
             return "never"
         return f"≤ {record.least_tried:.0f}" if value <= record.least_tried else f"{value:.0f}"
 
-    return TableCell(count(record.labels), f"{count(record.ci_low)} to {count(record.ci_high)}")
+    return TableCell(labels(record.labels), f"{labels(record.ci_low)} to {labels(record.ci_high)}")
 
 
 def cost_table(costs: Sequence[Cost]) -> Table:
@@ -336,5 +339,6 @@ def _budgets(records: Iterable[Row | Difference]) -> list[LabelBudget]:
     return sorted({parse_budget(r.label) for r in records}, key=lambda b: b.sort_key)
 
 
-def _plural(noun: str, count: int) -> str:
-    return noun if count == 1 else f"{noun}s"
+def count(noun: str, number_of: int) -> str:
+    """A number and its noun, e.g. "1 seed", "2 seeds"."""
+    return f"{number_of} {noun}{'' if number_of == 1 else 's'}"

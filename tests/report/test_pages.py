@@ -75,7 +75,7 @@ def test_both_pages_decide_by_paired_differences_where_intervals_overlap(run, co
         (finding,) = re.findall(
             r"<li>multi, macro mAP: FusionX-Net against same encoder, untrained \(linear.*?</li>", html
         )
-        assert finding.endswith("wins at 5 % (+2.0), 50 % (+2.0), 100 % (+2.0).</li>")
+        assert finding.endswith("wins at 5\u00a0% (+2.0), 50\u00a0% (+2.0), 100\u00a0% (+2.0).</li>")
 
 
 def test_numbers_on_the_page_are_those_of_the_rows(run):
@@ -104,6 +104,7 @@ def test_a_method_that_is_not_registered_has_lines_and_differences_under_its_nam
     html = (comparison / "report.html").read_text()
     assert "<td>mine (linear probe)</td>" in html
     assert "FusionX-Net against mine (linear probe) ties" in html
+    assert "2 methods; 1 pretraining seed each; 140 train" in html
 
 
 def test_figures_have_three_formats(run, comparison):

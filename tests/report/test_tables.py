@@ -123,6 +123,10 @@ def test_class_tables_use_the_most_labels_and_leave_out_unscored_classes():
     assert table.columns == ("FusionX-Net, S1 + S2", "FusionX-Net, S1")
     assert _cells(table) == {"a$b$|c": ["50.0", "30.0"], "rare": ["–", "–"]}
     assert table.rows[0].cells[0].detail == "±3.0"
+    scratch = [r._replace(method="supervised_vit", evaluator="scratch") for r in rows if r.label == "1"]
+    (both,) = tables.class_tables([*rows, *scratch])
+    assert both.columns[2:] == ("ViT, from scratch, labels only, S1 + S2", "ViT, from scratch, labels only, S1")
+    assert "Evaluator: linear probe, where no other is named." in both.caption
 
 
 def test_differences_have_signs_and_verdicts():
