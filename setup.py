@@ -54,7 +54,7 @@ EXTRAS = {
 setup(
     name="fusionx-jax",
     version="0.1.0",
-    description="Self-supervised fusion of SAR and optical satellite images in JAX, judged where labels are few",
+    description="Self-supervised fusion of SAR and optical satellite images in JAX, evaluated at few labels",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["fusionx_jax", "fusionx_jax.*"]),

@@ -178,7 +178,7 @@ def _check_comparable(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends a run that goes on when the sweep ends early; it keeps its newest checkpoint and its cells."""
+    """Ends a run that is still running when the sweep ends early; it keeps its newest checkpoint and its cells."""
     if process.poll() is None:
         process.terminate()
         process.wait()

@@ -49,10 +49,10 @@ def assert_clear(done, status: int, *words: str) -> None:
     """One clear sentence on standard error, the right exit status, no traceback."""
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
-    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(said) == 1, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
     for word in words:
-        assert word in said[0], said[0]
+        assert word in errors[0], errors[0]
 
 
 def run_script(script: str, *arguments: str, env: dict[str, str] | None = None, timeout: float = 300):

@@ -8,7 +8,7 @@ from fusionx_jax import arguments
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fusionx pretrain",
-        description="Pretrains FusionX-Net on a prepared set. Run again, it goes on from the newest checkpoint.",
+        description="Pretrains FusionX-Net on a prepared set. Run again, it resumes from the newest checkpoint.",
         epilog="Any config value is set with --config.KEY=VALUE, e.g. --config.masking=consistent.",
     )
     parser.add_argument("--config", required=True, metavar="FILE[:options]", help="config file, e.g. configs/demo.py")
