@@ -131,11 +131,11 @@ def test_the_page_of_a_comparison_shows_every_part(compared, tmp_path):
     html = (workdir / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)', html)
     for words in ("All data on this page are simulated", "Ablations", "masking=consistent", "Cost of pretraining",
-                  "Labels needed to match", "ResNet from scratch", "One sensor from the other", "Confusion"):  # fmt: skip
+                  "Labels needed to match", "ResNet (from scratch", "One modality from the others", "Confusion"):  # fmt: skip
         assert words in html
     tables = (workdir / "tables.md").read_text()
-    for words in ("All data on this page are simulated", "## Ablations", "| FusionX-Net: masking=consistent |",
-                  "## Cost of pretraining", "## Labels needed to match", "FusionX-Net less each method"):  # fmt: skip
+    for words in ("All data on this page are simulated", "Ablations", "masking=consistent",
+                  "Cost of pretraining", "Labels needed to match", "FusionX-Net minus each method"):  # fmt: skip
         assert words in tables
     made = {p.name for p in (workdir / "figures").iterdir()}
     for name in ("label_efficiency_multi", "label_efficiency_single", "embedding", "cross_predictions", "confusion"):
