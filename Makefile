@@ -55,6 +55,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --config pyproject.toml
+	$(BIN)/mypy
 
 format: $(READY)
 	$(BIN)/ruff format .

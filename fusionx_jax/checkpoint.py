@@ -52,10 +52,10 @@ class Manager:
             self.directory,
         )
 
-    def __enter__(self):
+    def __enter__(self) -> "Manager":
         return self
 
-    def __exit__(self, kind, *unused) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *unused: object) -> None:
         if kind is None:
             save_errors(self._checkpointer.close, self.directory)
         else:
@@ -75,7 +75,7 @@ class Manager:
           RunError: the disk is full (also of an earlier save); the checkpoints before it are intact.
         """
 
-        def start():
+        def start() -> None:
             self._checkpointer.save_checkpointables_async(
                 step, {"state": state}, custom_metadata={**self._metadata, "step": step}, overwrite=True
             )

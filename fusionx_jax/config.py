@@ -40,6 +40,8 @@ def load_file(spec: str) -> ConfigDict:
     if root not in sys.path:
         sys.path.append(root)
     module_spec = importlib.util.spec_from_file_location("_fusionx_config", path)
+    assert module_spec is not None
+    assert module_spec.loader is not None  # a path that ends in .py has one
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
@@ -56,7 +58,7 @@ def load_file(spec: str) -> ConfigDict:
 def from_json(raw: Mapping[str, Any]) -> ConfigDict:
     """A config as stored in a checkpoint; lists become tuples again."""
 
-    def tuples(value):
+    def tuples(value: Any) -> Any:  # any JSON value
         if isinstance(value, Mapping):
             return {k: tuples(v) for k, v in value.items()}
         return tuple(tuples(v) for v in value) if isinstance(value, list) else value
@@ -145,7 +147,8 @@ def _set_values(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 
 
 def _check_key(config: ConfigDict, key: str) -> None:
-    node, walked = config, []
+    node: Any = config  # a ConfigDict or a leaf
+    walked: list[str] = []
     for part in key.split("."):
         if not isinstance(node, ConfigDict) or part not in node:
             where = ".".join(walked) or "the top level"

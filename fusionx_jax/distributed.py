@@ -57,7 +57,9 @@ class _Alarm:
         # JAX has no public interface to the store; Orbax uses the same attribute.
         from jax._src import distributed
 
-        self._client = distributed.global_state.client
+        client = distributed.global_state.client
+        assert client is not None  # `start` has joined the job
+        self._client = client
         self._index, self._count = jax.process_index(), jax.process_count()
         self._exiting = threading.Lock()  # never released: the process exits once
         self._stopped = threading.Event()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from fusionx_jax import checkpoint, preprocess
 from fusionx_jax import config as config_lib
@@ -22,6 +22,7 @@ from fusionx_jax import modalities as modalities_lib
 from fusionx_jax.contract import ModalityContract, check_own_unit
 from fusionx_jax.errors import InputError
 from fusionx_jax.models import build, layers
+from fusionx_jax.models.network import Network
 from fusionx_jax.prepared import order
 
 POOLINGS = ("mean", "mean_std", "class")
@@ -246,7 +247,9 @@ class TrainedEncoder:
         return dataclasses.replace(preprocess.make_normalizer(self.modalities, self.modalities), masked=masked)
 
 
-def outputs(params, wire, *, model, normalizer, pooling) -> dict[str, Any]:
+def outputs(
+    params: PyTree, wire: Mapping[str, Array], *, model: Network, normalizer: preprocess.Normalizer, pooling: str
+) -> dict[str, Any]:  # Any: arrays, and arrays by group
     """Pooled features, summary and tokens [B, N, D] of a batch of wire tiles; a pure function."""
     encoder = Encoder(model, params, normalizer)
     tokens = encoder.tokens(wire)

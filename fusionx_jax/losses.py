@@ -57,21 +57,22 @@ def reconstruction(
     `predicted` are the hidden patches alone, as `layers.Output` has them. A modality's loss is the mean over hidden,
     valid pixels of the whole batch; with target "both", of both parts.
     """
-    losses = {}
+    losses: dict[str, Array] = {}
     for name in sorted(predicted):
         index = masks[name].hidden[..., None]
         ok = None if valid is None else jnp.take_along_axis(valid[name], index, axis=1)
         aim = targets(jnp.take_along_axis(patches[name], index, axis=1), kind, ok)
         error = (predicted[name] - aim) ** 2
-        if masks[name].hidden_ok is not None:
-            counted = jnp.broadcast_to(masks[name].hidden_ok[..., None], (*index.shape[:2], patches[name].shape[-1]))
+        hidden_ok = masks[name].hidden_ok
+        if hidden_ok is not None:
+            counted = jnp.broadcast_to(hidden_ok[..., None], (*index.shape[:2], patches[name].shape[-1]))
             ok = counted if ok is None else ok & counted
         if ok is None:
             losses[name] = error.mean()
         else:
             ok = jnp.concatenate([ok, ok], axis=-1) if kind == "both" else ok
             losses[name] = jnp.where(ok, error, 0).sum() / jnp.maximum(ok.sum(), 1)
-    total = sum(weights[name] * loss for name, loss in losses.items())
+    total = sum((weights[name] * loss for name, loss in losses.items()), start=jnp.zeros(()))
     return total, losses
 
 

@@ -90,7 +90,7 @@ def strategy(name: str, options: Mapping[str, Mapping[str, object]] | None = Non
     for other in options or {}:
         MASKINGS[other]
     given = dict((options or {}).get(name, {}))
-    known = [f.name for f in dataclasses.fields(masking)]
+    known = [f.name for f in dataclasses.fields(masking)]  # type: ignore[arg-type]  # every masking is a dataclass
     unknown, missing = [k for k in given if k not in known], [k for k in known if k not in given]
     if unknown:
         raise InputError(

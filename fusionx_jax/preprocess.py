@@ -95,7 +95,7 @@ def augment(
         tops = jax.random.randint(jax.random.fold_in(crop_key, 0), (batch,), 0, height - crop + 1)
         lefts = jax.random.randint(jax.random.fold_in(crop_key, 1), (batch,), 0, width - crop + 1)
 
-        def cut(image, top, left):
+        def cut(image: Array, top: Array, left: Array) -> Array:
             return jax.lax.dynamic_slice(image, (top, left, 0), (crop, crop, image.shape[-1]))
 
         out = {name: jax.vmap(cut)(image, tops, lefts) for name, image in out.items()}
@@ -132,7 +132,7 @@ def random_views(
         side = jnp.sqrt(jax.random.uniform(keys[0], (batch,), minval=least_area))
         corner = jax.random.uniform(keys[1], (batch, 2)) * (1 - side)[:, None] * jnp.array([height, width])
 
-        def cut(picture, side, corner):
+        def cut(picture: Array, side: Array, corner: Array) -> Array:
             return jax.image.scale_and_translate(
                 picture, picture.shape, (0, 1), jnp.broadcast_to(1 / side, (2,)), -corner / side, "linear",
                 antialias=False,

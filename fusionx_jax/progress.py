@@ -24,10 +24,10 @@ class Progress:
         if sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=start, desc=what, unit=unit, mininterval=0.3)
 
-    def __enter__(self):
+    def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *unused) -> None:
+    def __exit__(self, *unused: object) -> None:
         if self._bar is not None:
             self._bar.close()
         self._say()

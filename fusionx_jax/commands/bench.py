@@ -44,7 +44,8 @@ def main(argv: list[str]) -> int:
     train.add_argument("--profile", metavar="DIR", default="", help="write a trace and a table by operation there")
     train.add_argument("--json", action="store_true", help="print one JSON object")
     train.set_defaults(run=bench_train)
-    args, args.overrides = parser.parse_known_args(argv)
+    args, overrides = parser.parse_known_args(argv)
+    args.overrides = overrides
     if args.overrides and (args.bench != "train" or not all(o.startswith("--config.") for o in args.overrides)):
         parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
     if args.bench == "train":

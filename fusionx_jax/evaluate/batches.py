@@ -26,10 +26,10 @@ Value = TypeVar("Value")
 
 
 class Batch(NamedTuple):
-    """Arrays by feature, split over the devices; rows from `count` on are padding."""
+    """Arrays by feature, split over the devices; rows from `num_kept` on are padding."""
 
     arrays: dict[str, Shaped[Array, "rows ..."]]
-    count: int
+    num_kept: int
 
 
 def read_ahead(read: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
@@ -73,7 +73,7 @@ class DeviceReader:
     def sweep(self, split: str, tiles: Int[np.ndarray, "tiles"], batch_size: int) -> Iterator[Batch]:
         """Batches over `tiles` in order, all of one shape."""
         parts = order.equal_batches(len(tiles), batch_size, self._mesh.size)
-        return read_ahead(lambda part: self.read(split, tiles[part[0]])._replace(count=part[1]), parts)
+        return read_ahead(lambda part: self.read(split, tiles[part[0]])._replace(num_kept=part[1]), parts)
 
     def replicate(self, tree: PyTree) -> PyTree:
         """A copy of the arrays of `tree` on every device; the copy may be donated."""

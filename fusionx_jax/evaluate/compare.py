@@ -5,7 +5,7 @@ scored tiles, bootstrap resamples and label subsets on both sides.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -236,7 +236,7 @@ def _curve(pretrainings: Sequence[Cells], metric: MetricKey) -> _Curve | None:
     return _Curve(counts, np.stack([side.means(b, metric) for side, b in zip(sides, budgets)]))
 
 
-def _identity(group: Group, pretrainings: Sequence[Pretraining]) -> dict[str, str | bool]:
+def _identity(group: Group, pretrainings: Sequence[Pretraining]) -> dict[str, Any]:  # Any: str, and bool for simulated
     """The columns that all tables share."""
     context = pretrainings[0].context
     return {

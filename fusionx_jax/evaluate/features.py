@@ -37,10 +37,10 @@ def extract(
     """
     key = "-".join([encoder.fingerprint(), contract_hash(prepared), split, "+".join(modalities)])
     path = files.join(cache, key + ".npz") if cache else None
-    kept_already = bool(path) and files.exists(path)
+    kept_already = path is not None and files.exists(path)
     if together:
         kept_already = distributed.as_the_first_says(kept_already)
-    if kept_already:
+    if kept_already and path is not None:
         try:
             with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as stored:
                 return dict(stored)
@@ -65,10 +65,10 @@ def extract(
     out = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
     if together:
         out = {k: v[:size] for k, v in distributed.gather(out).items()}
-    if path and distributed.is_first():
+    if cache and path and distributed.is_first():
         files.makedirs(cache)
         with files.replacing(path, "wb") as f:
-            np.savez(f, **out)
+            np.savez(f, **out)  # type: ignore[arg-type]  # numpy types its keyword allow_pickle, and the arrays, alike
     return out
 
 

@@ -207,7 +207,7 @@ class LabelTrainer:
 
         for step, batch in enumerate(read_ahead(read, range(1, steps + 1)), start=1):
             key = jax.random.fold_in(jax.random.key(seed), step)
-            state = self._step(state, self._scales, batch.arrays, key, schedule(step - 1), count=batch.count)
+            state = self._step(state, self._scales, batch.arrays, key, schedule(step - 1), count=batch.num_kept)
             yield state
 
     def validate(self, params: PyTree) -> float:
@@ -221,7 +221,7 @@ class LabelTrainer:
     def scores(self, params: PyTree, split: str, tiles: Int[np.ndarray, "tiles"]) -> Float[np.ndarray, "tiles classes"]:
         """Logits of the given tiles."""
         batches = self._reader.sweep(split, tiles, _SCORE_BATCH)
-        return np.concatenate([np.asarray(self._predict(params, b.arrays))[: b.count] for b in batches])
+        return np.concatenate([np.asarray(self._predict(params, b.arrays))[: b.num_kept] for b in batches])
 
     def _start(self, seed: int) -> TrainState:
         classes = self._task.targets["train"].shape[1]
@@ -240,7 +240,7 @@ class LabelTrainer:
         self, encoder_params: PyTree, wire: Mapping[str, Array], rngs: Mapping[str, Array] | None = None
     ) -> Float[Array, "batch features"]:
         pools = self._encoder.with_params({"encoder": encoder_params}).pooled(wire, rngs)
-        return encoder_lib.assemble(pools, self._pooling)
+        return jnp.asarray(encoder_lib.assemble(pools, self._pooling))
 
     def _scores(
         self, params: PyTree, wire: Mapping[str, Array], rngs: Mapping[str, Array] | None = None

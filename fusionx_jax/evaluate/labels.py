@@ -79,7 +79,7 @@ def _targets(
 
 def scored_classes(kind: str, targets: np.ndarray) -> np.ndarray:
     """Which classes a split can score [K]: multi-label ones need tiles with and without, single-label ones a tile."""
-    return targets.any(0) if kind == "single" else numerics.scored_classes(targets > 0)
+    return np.asarray(targets.any(0)) if kind == "single" else numerics.scored_classes(targets > 0)
 
 
 def _check_scored(name: str, task: Task, targets: np.ndarray, split: str, directory: str) -> None:
@@ -130,7 +130,7 @@ def label_subsets(
       InputError: `evaluate.subset_dir` lacks a file, or a file does not fit the set.
     """
     names = [b.name for b in label_budgets(fractions, config.shots)]
-    out = {}
+    out: dict[CellKey, np.ndarray] = {}
     for seed in range(config.seeds):
         drawn = subsets.read(config.subset_dir or folder, labels.ids, names, seed)
         if drawn is None:

@@ -285,12 +285,12 @@ def write_tables(workdir: str) -> dict[Method, list[Member]]:
     groups = measured(members)
     found = [row for group, pretrainings in groups.items() for row in rows.from_cells(group, pretrainings)]
     rows.write(files.join(workdir, rows.FILE_NAME), found)
-    tables: tuple[tuple[str, type, Iterator[Any]], ...] = (  # Any: one NamedTuple class each
-        ("differences.csv", compare.Difference, compare.differences(groups)),
-        ("ablations.csv", compare.Ablation, compare.ablations(groups)),
-        ("labels_needed.csv", compare.LabelsNeeded, compare.labels_needed(groups)),
-        ("methods.csv", Cost, cost(members)),
+    tables: tuple[tuple[str, tuple[str, ...], Iterator[Any]], ...] = (  # Any: one NamedTuple class each
+        ("differences.csv", compare.Difference._fields, compare.differences(groups)),
+        ("ablations.csv", compare.Ablation._fields, compare.ablations(groups)),
+        ("labels_needed.csv", compare.LabelsNeeded._fields, compare.labels_needed(groups)),
+        ("methods.csv", Cost._fields, cost(members)),
     )
-    for name, record, table in tables:
-        rows.write_table(files.join(workdir, name), record._fields, (line._asdict() for line in table))
+    for name, columns, table in tables:
+        rows.write_table(files.join(workdir, name), columns, (line._asdict() for line in table))
     return members

@@ -114,7 +114,7 @@ def find(kind: str, name: str) -> Metric:
 
 def evaluate(scores: Scores, kind: str, classes: tuple[str, ...], names: set[str]) -> dict[MetricKey, np.ndarray]:
     """The named metrics of one fit: [1 + resamples] values by metric, and by class for per-class metrics."""
-    out = {}
+    out: dict[MetricKey, np.ndarray] = {}
     for metric in metrics_of(kind):
         if metric.name not in names:
             continue

@@ -210,7 +210,7 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
     return read_table(path, Row)
 
 
-_Record = TypeVar("_Record", bound=tuple)  # type: ignore[type-arg]  # a NamedTuple class of str, int, float, bool fields
+_Record = TypeVar("_Record", bound=tuple)  # a NamedTuple class of str, int, float, bool fields
 _READERS: dict[type, Callable[[str], Any]] = {  # Any: as many types as columns have
     bool: lambda text: {"True": True, "False": False}[text],
     int: int,

@@ -146,7 +146,7 @@ class HeadTrainer:
         state = self._optimizer.init(params)
         for step, batch in enumerate(read_ahead(read, range(self._settings.num_steps))):
             key = jax.random.fold_in(jax.random.key(seed), step)
-            params, state = self._step(params, state, self._weights, batch.arrays, key, count=batch.count)
+            params, state = self._step(params, state, self._weights, batch.arrays, key, count=batch.num_kept)
             bar.advance()
         return params
 
@@ -155,7 +155,7 @@ class HeadTrainer:
         counts: list[np.ndarray] = []
         tiles = np.arange(self._reader.prepared.size(split))
         for batch in self._reader.sweep(split, tiles, self._settings.batch_size):
-            labels = np.asarray(batch.arrays[self._feature])[: batch.count]
+            labels = np.asarray(batch.arrays[self._feature])[: batch.num_kept]
             predicted = np.asarray(self._predict(params, self._weights, batch.arrays))
             counts += [metrics.confusion(p.ravel(), t.ravel(), self._classes) for p, t in zip(predicted, labels)]
         return np.stack(counts)
@@ -168,7 +168,8 @@ class HeadTrainer:
         height, width = arrays[self._feature].shape[1:3]
         tokens = token_map(self._encoder.with_params(weights), wire)
         p = self._encoder.model.config.patch_size
-        return self._head.apply(params, tokens, tokens.shape[1] * p, tokens.shape[2] * p)[:, :height, :width]
+        logits = jnp.asarray(self._head.apply(params, tokens, tokens.shape[1] * p, tokens.shape[2] * p))
+        return logits[:, :height, :width]
 
     def _init(self, key: Key[Array, ""], weights: PyTree, arrays: Mapping[str, Array]) -> PyTree:
         wire = {name: array for name, array in arrays.items() if name != self._feature}

@@ -62,7 +62,9 @@ def make_model(config: ConfigDict, data: Mapping[str, ModalityContract]) -> Netw
         "target": config.target,
         "own_depth": int(size.depth * model.own_share),
     }
-    return family(family.config_class(**{**{k: v for k, v in model.items() if k in fields}, **derived}))
+    return family(  # type: ignore[call-arg]  # a Flax module: its field `config` makes the constructor
+        family.config_class(**{**{k: v for k, v in model.items() if k in fields}, **derived})
+    )
 
 
 def check_traits(config: ConfigDict) -> None:

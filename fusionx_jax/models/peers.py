@@ -25,8 +25,8 @@ def stack(images: Images, config: network.NetworkConfig) -> Float[Array, "batch 
     return jnp.concatenate([images.get(n, jnp.zeros((*shape, c))) for n, c in config.channels], axis=-1)
 
 
-def _any(has_data: HasData | None) -> Bool[Array, "batch _patches"] | None:
-    return None if has_data is None else jnp.stack(list(has_data.values())).any(0)
+def _any(has_data: HasData) -> Bool[Array, "batch _patches"]:
+    return jnp.stack(list(has_data.values())).any(0)
 
 
 class StackedMAE(nn.Module):
@@ -56,7 +56,9 @@ class StackedMAE(nn.Module):
         config = self.config
         mask = next(iter(masks.values()))
         if mask.visible_ok is not None:  # a position has data where any modality has
-            mask = mask._replace(visible_ok=jnp.stack([m.visible_ok for m in masks.values()]).any(0))
+            mask = mask._replace(
+                visible_ok=jnp.stack([m.visible_ok for m in masks.values() if m.visible_ok is not None]).any(0)
+            )
         tokens = self._encode(images, {"stacked": mask}, None)
         grid = layers.grid(next(iter(images.values())), config.patch_size)
         positions = {"stacked": sincos_positions(*grid, config.size.decoder_width)}

@@ -113,7 +113,7 @@ def plan(
         "largest_batch_size": int(max(0, (limit - fixed) / per_pair) * mesh.size // unit * unit),
         "flops_per_pair": useful / config.batch_size, "flops_per_step": useful, "flops_per_step_with_remat": flops,
         "collectives": [
-            {"kind": c.kind, "axes": list(c.axes), "per_step": c.count, "bytes_per_step": c.bytes} for c in moved
+            {"kind": c.kind, "axes": list(c.axes), "per_step": c.per_step, "bytes_per_step": c.bytes} for c in moved
         ],
         "roofline_s": bounds, "bound": slowest, "step_s": step_s, "pairs_per_s": config.batch_size / step_s,
         "mfu_at_roofline": useful / mesh.size / rate / step_s,

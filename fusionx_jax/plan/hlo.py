@@ -24,7 +24,7 @@ class Collective(NamedTuple):
 
     kind: str
     axes: tuple[str, ...]
-    count: int
+    per_step: int
     bytes: int
 
 

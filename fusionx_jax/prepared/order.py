@@ -62,7 +62,7 @@ class PaddedBatch(NamedTuple):
     """Indices of one batch, and how many of them count; the others pad the batch to the common length."""
 
     indices: np.ndarray
-    count: int
+    num_kept: int
 
 
 def equal_batches(size: int, batch_size: int, multiple: int = 1) -> Iterator[PaddedBatch]:

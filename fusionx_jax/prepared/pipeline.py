@@ -156,7 +156,8 @@ class DeviceBatches:
         batch_size = len(values) * count // len(local_rows(self._sharding, count))
         rows = local_rows(self._sharding, batch_size)
 
-        def shard(index: tuple[slice, ...]) -> np.ndarray:
+        def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             start, stop, _ = index[0].indices(batch_size)
             first = np.searchsorted(rows, start)
             return values[first : first + stop - start]

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -234,7 +234,8 @@ def _check_present(directory: str, names: Sequence[str]) -> None:
 
 def _read_records(file: _ShardFile, rows: _Rows, columns: _Columns) -> None:
     """Reads whole records and copies their features into the batch."""
-    for place, record in zip(rows.places, file.reader.read(rows.numbers)):
+    records: Iterator[bytes | memoryview] = file.reader.read(rows.numbers)
+    for place, record in zip(rows.places, records):
         _copy_features(record, place, columns, file.path)
 
 

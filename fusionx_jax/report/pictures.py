@@ -177,7 +177,7 @@ def _compose(
     colors = modalities.compose(physical, m.bands, m.composites())
     if has_data is None:
         return colors
-    empty = ~_to_image(np.asarray(has_data), network.patch_size, shape).all(-1)
+    empty = np.asarray(~_to_image(np.asarray(has_data), network.patch_size, shape).all(-1))
     return np.where(empty[..., None], _EMPTY_GRAY, colors)
 
 

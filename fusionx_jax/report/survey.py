@@ -96,7 +96,7 @@ def _number(*parts: Any) -> int:
     """Bytes or arrays as 64 bits: half a million ids or tiles must not be held as such."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        digest.update(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
+        digest.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
     return int.from_bytes(digest.digest(), "little")
 
 

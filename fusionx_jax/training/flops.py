@@ -27,4 +27,5 @@ def flops_per_pair(config: ConfigDict, model: Any, contract: Contract) -> float:
     params = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
     step = jax.jit(lambda p, w: jax.grad(lambda q: objective.loss(q, w, jax.random.key(0))[0])(p))
     cost = step.lower(params, abstract_batch(config, contract)).cost_analysis()
+    assert cost is not None  # XLA gives one on every backend
     return float(cost["flops"]) / config.batch_size

@@ -62,7 +62,7 @@ class Loop:
                     note = self._log(step, metrics)  # a state is saved only if its loss and gradient are finite
                     pending = None
                     self._save(step, state, wait=stopping or step == self._num_steps)
-                if stopping:
+                if stopping and stop.received is not None:
                     progress.logger.info(
                         "Stopped by %s at step %d of %d; run the same command to resume.",
                         stop.received,

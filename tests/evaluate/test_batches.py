@@ -45,7 +45,7 @@ def test_an_error_of_the_reading_thread_reaches_the_consumer():
 def test_a_sweep_returns_every_tile_once_in_order_with_its_columns():
     prepared = toy.ToySet()
     reader = batches.DeviceReader(prepared, ["s1"])
-    parts = [np.asarray(b.arrays["s1"])[: b.count] for b in reader.sweep("val", np.arange(24), 10)]
+    parts = [np.asarray(b.arrays["s1"])[: b.num_kept] for b in reader.sweep("val", np.arange(24), 10)]
     assert (np.concatenate(parts) == prepared.read("val", np.arange(24), ["s1"])["s1"]).all()
     batch = reader.read("val", np.array([5, 3]), {"number": np.arange(24) * 10})
-    assert (np.asarray(batch.arrays["number"])[: batch.count] == [50, 30]).all()
+    assert (np.asarray(batch.arrays["number"])[: batch.num_kept] == [50, 30]).all()

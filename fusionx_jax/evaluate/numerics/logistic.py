@@ -13,7 +13,7 @@ another above. Matrix products are float32 on every backend; the default on TPU 
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,12 +45,12 @@ class Fit(NamedTuple):
     longest [S] of one solve; converged [S] whether every solve reached its tolerance.
     """
 
-    scores: np.ndarray
-    chosen: np.ndarray
-    selection_loss: np.ndarray
-    iterations: np.ndarray
-    longest: np.ndarray
-    converged: np.ndarray
+    scores: Array | np.ndarray
+    chosen: Array | np.ndarray
+    selection_loss: Array | np.ndarray
+    iterations: Array | np.ndarray
+    longest: Array | np.ndarray
+    converged: Array | np.ndarray
 
 
 def fold_numbers(
@@ -207,13 +207,10 @@ def _sweep(
         center = x.sum(0) / count
         z, squares, axes = _principal_axes((x - center) * real)
         problem, start = _problem(z, squares, y, folds, real, count, num_folds, softmax)
-        if num_folds:
+        if select_x is None or select_y is None:
             loss = _held_out_loss(problem, folds, real)
         else:
-            rotated = (select_x - center) @ axes
-
-            def loss(w: Array, b: Array) -> Array:
-                return _log_loss(rotated @ w[-1].T + b[-1], select_y, softmax, 1 / len(select_y))
+            loss = _split_loss((select_x - center) @ axes, select_y, softmax)
 
         w, b, *facts = _select_and_solve(problem, start, regularization, loss, max_iterations)
         return Fit(((test - center) @ axes) @ w.T + b, *facts)
@@ -242,13 +239,14 @@ def _one_large_seed(
         coefficients = axes @ w.T
         return coefficients, b - center @ coefficients
 
-    if num_folds:
+    if select_x is None or select_y is None:
         loss = _held_out_loss(problem, folds, real)
     else:
+        features, labels = select_x, select_y
 
         def loss(w: Array, b: Array) -> Array:
             coefficients, intercept = original(w[-1], b[-1])
-            return _log_loss(select_x @ coefficients + intercept, select_y, softmax, 1 / len(select_y))
+            return _log_loss(features @ coefficients + intercept, labels, softmax, 1 / len(labels))
 
     w, b, *facts = _select_and_solve(problem, start, regularization, loss, max_iterations)
     return *original(w, b), *facts
@@ -282,7 +280,7 @@ class _Problem(NamedTuple):
     weight: Array
     largest: Array
     free: Array
-    count: Array
+    num_labeled: Array
     softmax: bool
 
     def last(self) -> "_Problem":
@@ -306,7 +304,14 @@ def _held_out_loss(problem: _Problem, folds: Array, real: Array) -> _Loss:
     def loss(w: Array, b: Array) -> Array:
         scores = jnp.einsum("nd,fkd->nfk", problem.z, w[:-1]) + b[:-1]
         out_of_fold = jnp.take_along_axis(scores, folds[:, None, None], axis=1)[:, 0]  # row i from the fit without it
-        return _log_loss(out_of_fold, problem.y, problem.softmax, real / problem.count)
+        return _log_loss(out_of_fold, problem.y, problem.softmax, real / problem.num_labeled)
+
+    return loss
+
+
+def _split_loss(rotated: Array, labels: Array, softmax: bool) -> _Loss:
+    def loss(w: Array, b: Array) -> Array:
+        return _log_loss(rotated @ w[-1].T + b[-1], labels, softmax, 1 / len(labels))
 
     return loss
 
@@ -414,7 +419,7 @@ def _solve(
         error = (probability - y[:, None, :]) * weight[:, :, None]
         return (error.reshape(n, -1).T @ z).reshape(fits, classes, rank) + regularization * w, error.sum(0)
 
-    def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+    def body(carry: Any) -> Any:  # a tuple of arrays
         w, b, vw, vb, t, i, _ = carry
         gw, gb = gradient(vw, vb)
         new_w, new_b = vw - step_w * gw, vb - step_b * gb

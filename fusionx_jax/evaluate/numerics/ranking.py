@@ -89,12 +89,11 @@ def _kernel() -> Callable[..., None]:
     import numba
 
     walk = inspect.unwrap(_walk)  # the tests check the types of every function of the library at run time
-    options = {"nogil": True, "error_model": "numpy"}
     try:
         # Compiled once a machine: in __pycache__, or in the user's cache folder where that is read-only.
-        return numba.njit(walk, cache=True, **options)
+        return numba.njit(walk, cache=True, nogil=True, error_model="numpy")
     except RuntimeError:  # neither folder can be written
-        return numba.njit(walk, **options)
+        return numba.njit(walk, nogil=True, error_model="numpy")
 
 
 def _walk(

@@ -70,17 +70,21 @@ def _least_error(train: np.ndarray, values: np.ndarray, members: list[np.ndarray
 class _Sums(NamedTuple):
     """Sums over examples: their number, x [D], y [V], x x' [D, D] and x y' [D, V]."""
 
-    count: int
+    number: int
     x: np.ndarray
     y: np.ndarray
     xx: np.ndarray
     xy: np.ndarray
 
     def plus(self, other: "_Sums") -> "_Sums":
-        return _Sums(*(a + b for a, b in zip(self, other)))
+        return _Sums(
+            self.number + other.number, self.x + other.x, self.y + other.y, self.xx + other.xx, self.xy + other.xy
+        )
 
     def minus(self, other: "_Sums") -> "_Sums":
-        return _Sums(*(a - b for a, b in zip(self, other)))
+        return _Sums(
+            self.number - other.number, self.x - other.x, self.y - other.y, self.xx - other.xx, self.xy - other.xy
+        )
 
 
 def _sums(train: np.ndarray, values: np.ndarray, members: np.ndarray, center: np.ndarray) -> _Sums:
@@ -93,10 +97,10 @@ def _sums(train: np.ndarray, values: np.ndarray, members: np.ndarray, center: np
 
 
 def _from_sums(sums: _Sums, regularization: np.ndarray, center: np.ndarray) -> Linear:
-    mean, level = sums.x / sums.count, sums.y / sums.count
-    squares, axes = np.linalg.eigh(sums.xx - sums.count * np.outer(mean, mean))
-    shrunk = 1 / (np.maximum(squares, 0.0) + sums.count * regularization[:, None])  # [R, D]
-    moment = axes.T @ (sums.xy - sums.count * np.outer(mean, level))
+    mean, level = sums.x / sums.number, sums.y / sums.number
+    squares, axes = np.linalg.eigh(sums.xx - sums.number * np.outer(mean, mean))
+    shrunk = 1 / (np.maximum(squares, 0.0) + sums.number * regularization[:, None])  # [R, D]
+    moment = axes.T @ (sums.xy - sums.number * np.outer(mean, level))
     w = np.einsum("dr,sr,rv->sdv", axes, shrunk, moment, optimize=True)
     return Linear(w, level - np.einsum("d,sdv->sv", mean + center, w))
 
