@@ -5,6 +5,7 @@ and the medians are compared.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -167,6 +168,14 @@ def bench_probe(args: argparse.Namespace) -> dict[str, Any]:
             "examples (ten labels at 1 %), two features and one seed are needed."
         )
     return bench_probe.run(args.kind, args.examples, args.features, args.seeds)
+
+
+def bench_evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds and memory of a sweep at BigEarthNet's size."""
+    from fusionx_jax.bench import evaluate
+
+    names = [f.name for f in dataclasses.fields(evaluate.Sizes)]
+    return evaluate.run(evaluate.Sizes(**{n: getattr(args, n) for n in names if getattr(args, n) is not None}))
 
 
 def bench_train(args: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from fusionx_jax.bench.input import _table, bench_input, bench_probe, bench_train
+from fusionx_jax.bench.input import _table, bench_evaluate, bench_input, bench_probe, bench_train
 
 
 def main(argv: list[str]) -> int:
@@ -28,6 +28,15 @@ def main(argv: list[str]) -> int:
     sweep.add_argument("--seeds", type=int, default=5, help="label subsets a fraction (default 5)")
     sweep.add_argument("--json", action="store_true", help="print one JSON object")
     sweep.set_defaults(run=bench_probe)
+    full = benches.add_parser(
+        "evaluate", help="seconds and peak memory of a label-efficiency sweep at BigEarthNet's size",
+        description="Measures one fit of each label fraction and the bootstrap of one cell on synthetic features, and "
+        "extrapolates to all label subsets. The default sizes are BigEarthNet's.",
+    )  # fmt: skip
+    for name in ("train", "test", "features", "classes", "seeds", "resamples"):
+        full.add_argument(f"--{name}", type=int, default=None, metavar="N", help="(BigEarthNet's)")
+    full.add_argument("--json", action="store_true", help="print one JSON object")
+    full.set_defaults(run=bench_evaluate)
     train = benches.add_parser(
         "train", help="the train step against matrix products, and against PyTorch",
         epilog="Config values are set with --config.KEY=VALUE, for every config.",
