@@ -50,7 +50,7 @@ def test_threads_give_the_batches_of_tf_data_in_the_same_order(simulated):
 @pytest.fixture
 def no_tensorflow(monkeypatch):
     """Makes `import tensorflow` fail, and the import of what writes to TensorBoard with it."""
-    for name in [n for n in sys.modules if n.split(".")[0] == "tensorflow" or n.startswith("clu.")]:
+    for name in [n for n in sys.modules if n.split(".")[0] in ("tensorflow", "clu")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.setitem(sys.modules, "clu.metric_writers", None)
