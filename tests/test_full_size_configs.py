@@ -11,6 +11,7 @@ from experiments import sweep
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import modalities, preprocess
 from fusionx_jax.evaluate import settings
+from fusionx_jax.evaluate.records import Method
 from fusionx_jax.models import build
 from fusionx_jax.training.objective import make_objective
 from fusionx_jax.training.optimizer import make_optimizer
@@ -59,7 +60,7 @@ def _step(c, data):
 @pytest.mark.parametrize("base", sorted(SETS))
 def test_every_method_traces_at_full_size(base):
     for method in TRAINED:
-        c = sweep.load(f"configs/{base}.py", method, ())
+        c = sweep.load(f"configs/{base}.py", Method(method), ())
         settings.check(c)
         step, start, wire = _step(c, _contracts(base))
         shapes = jax.eval_shape(start)
@@ -72,7 +73,7 @@ def test_every_method_traces_at_full_size(base):
 @pytest.mark.parametrize("base", sorted(SETS))
 def test_a_step_at_reduced_size_runs_and_is_finite(base):
     c = sweep.load(
-        f"configs/{base}.py", "fusionx",
+        f"configs/{base}.py", Method("fusionx"),
         ["--config.model.size=mini", "--config.batch_size=2", "--config.model.dtype=float32", "--config.augment.crop=0"],
     )  # fmt: skip
     step, start, wire = _step(c, _contracts(base, side=4 * c.model.patch_size))

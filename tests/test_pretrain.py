@@ -18,6 +18,7 @@ from fusionx_jax.errors import InputError, RunError
 from fusionx_jax.models import build
 from fusionx_jax.prepared import sets
 from fusionx_jax.training import step
+from fusionx_jax.training.experiment import run_contract
 from fusionx_jax.training.objective import make_objective
 from fusionx_jax.training.optimizer import make_optimizer
 from tests.helpers import EARLY, ROOT, TINY, assert_clear, run_cli, small_disk
@@ -162,7 +163,7 @@ def test_bands_stay_in_the_order_of_the_weights_whatever_the_statistics(trained,
     data = dataclasses.replace(data, modalities={**data.modalities, "s1": turned})
     tiny_config.init_from = trained
     tiny_config.statistics = "dataset"
-    found = pretrain.run_contract(tiny_config, data)[0].modalities["s1"]
+    found = run_contract(tiny_config, data)[0].modalities["s1"]
     assert (found.bands, found.mean, found.std) == (("VV", "VH"), (2.0, 1.0), (4.0, 3.0))
 
 

@@ -1,40 +1,23 @@
-"""`fusionx bench`: speed as ratios against named alternatives, measured side by side in one run.
+"""`fusionx bench input`: the input pipeline against TFRecord with a shuffle buffer and a memmap gather."""
 
-Machines differ and are shared, so a rate alone says little: every alternative takes turns with ours, several rounds,
-and the medians are compared.
-"""
-
-import argparse
-import dataclasses
+import itertools
 import json
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import modalities, progress
+from fusionx_jax.bench.rates import Turn, rates
 from fusionx_jax.errors import InputError, RunError
+from fusionx_jax.prepared import order, pipeline, store
 
 _PASSES = 4  # over the tiles in one turn: starting a pipeline must not count as reading
 _SENSORS = {m.name: m for m in (modalities.SENTINEL1_RTC, modalities.SENTINEL2_L2A)}
-
-
-def rates(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
-    """Median items per second of each contestant, which take turns; each call returns how many items it handled."""
-    measured: dict[str, list[float]] = {name: [] for name in contestants}
-    for contestant in contestants.values():  # warm up: compile, fill caches
-        contestant()
-    for _ in range(rounds):
-        for name, contestant in contestants.items():
-            started = time.perf_counter()
-            count = contestant()
-            measured[name].append(count / (time.perf_counter() - started))
-    return {name: statistics.median(values) for name, values in measured.items()}
 
 
 def write_random_set(directory: str, count: int, size: int) -> None:
@@ -85,116 +68,113 @@ def write_random_set(directory: str, count: int, size: int) -> None:
         f.write(made.to_json())
 
 
-def bench_input(args: argparse.Namespace) -> dict[str, Any]:
-    """Pairs per second, decoded and on the device: our pipeline, TFRecord with a shuffle buffer, a memmap gather."""
-    import jax
+def run(tiles: int, tile_size: int, batch_size: int, rounds: int, tmp: str | None) -> dict[str, Any]:
+    """Pairs per second, decoded and on the device: our pipeline, TFRecord with a shuffle buffer, a memmap gather.
 
-    from fusionx_jax.prepared import order, pipeline, store
+    Args:
+      tiles: pairs in the set.
+      tile_size: side of a tile, pixels.
+      rounds: turns of each contestant.
+      tmp: folder for the tiles; None: the system's.
 
-    if args.tiles < args.batch_size * 4 or args.batch_size < 1 or args.rounds < 1:
+    Raises:
+      InputError: too few tiles or rounds.
+      RunError: the disk is full.
+    """
+    if tiles < batch_size * 4 or batch_size < 1 or rounds < 1:
         raise InputError(
-            f"--tiles is {args.tiles}, --batch_size {args.batch_size} and --rounds {args.rounds}; at least four "
+            f"--tiles is {tiles}, --batch_size {batch_size} and --rounds {rounds}; at least four "
             "batches of tiles and one round are needed."
         )
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    batches = _PASSES * (args.tiles // args.batch_size)
-    with tempfile.TemporaryDirectory(dir=args.tmp, prefix="fusionx-bench-") as folder:
-        progress.logger.info(
-            "Writing %d random pairs of %d px in three forms to %s.", args.tiles, args.tile_size, folder
-        )
-        write_random_set(folder, args.tiles, args.tile_size)
-        prepared = store.PreparedSet(folder)
-        arrays = _memmaps(prepared, folder, args.tiles)
-        records = os.path.join(folder, "tiles.tfrecord")
-        pipeline.write_tfrecord(prepared, "train", tuple(_SENSORS), records)
-        steps = iter(range(0, 1 << 40, batches))
-
-        memory: list[int] = []
-
-        def drain(source: Iterator[dict[str, np.ndarray]]) -> int:
-            count = 0
-            for batch in pipeline.DeviceBatches(source, sharding):
-                jax.block_until_ready(batch)
-                count += args.batch_size
-                if len(memory) < batches:  # the first turn is not timed
-                    memory.append(_own_bytes())
-            return count
-
-        def ours() -> int:
-            start = next(steps)
-            return drain(
-                pipeline.host_batches(
-                    prepared, "train", tuple(_SENSORS), batch_size=args.batch_size, seed=0, start_step=start,
-                    stop_step=start + batches,
-                )
-            )  # fmt: skip
-
-        def tfrecord_shuffle() -> int:
-            return drain(pipeline.tfrecord_batches(records, prepared, tuple(_SENSORS), args.batch_size, _PASSES))
-
-        def memmap_gather() -> int:
-            start = next(steps)
-            for step in range(start, start + batches):
-                index = order.batch_indices(0, step, args.batch_size, args.tiles)
-                for array in arrays.values():
-                    array[index]
-            return batches * args.batch_size
-
-        ours()  # alone, before a shuffle buffer fills and empties
-        quarter = len(memory) // 4
-        growth = int(np.median(memory[-quarter:]) - np.median(memory[quarter : 2 * quarter]))
-        found = rates({"ours": ours, "tfrecord_shuffle": tfrecord_shuffle, "memmap_gather": memmap_gather}, args.rounds)
+    with tempfile.TemporaryDirectory(dir=tmp, prefix="fusionx-bench-") as folder:
+        progress.logger.info("Writing %d random pairs of %d px in three forms to %s.", tiles, tile_size, folder)
+        write_random_set(folder, tiles, tile_size)
+        contestants = Contestants(folder, tiles, batch_size)
+        # Measured alone, before a shuffle buffer fills and empties.
+        growth = contestants.memory_growth()
+        found = rates(contestants.turns(), rounds)
+    tfrecord = found.get("tfrecord_shuffle")
     return {
         "pairs_per_s": found["ours"],
-        "tfrecord_shuffle_pairs_per_s": found["tfrecord_shuffle"],
+        "tfrecord_shuffle_pairs_per_s": tfrecord,
         "memmap_gather_pairs_per_s": found["memmap_gather"],
-        "vs_tfrecord_shuffle": found["ours"] / found["tfrecord_shuffle"],
+        "vs_tfrecord_shuffle": found["ours"] / tfrecord if tfrecord else None,
         "vs_memmap_gather": found["ours"] / found["memmap_gather"],
-        "memory_growth_bytes": growth,  # from the second quarter of one turn of ours to the last
-        "pair_bytes": sum(args.tile_size**2 * 2 * len(s.bands) for s in _SENSORS.values()),
+        "memory_growth_bytes": growth,
+        "pair_bytes": sum(tile_size**2 * 2 * len(s.bands) for s in _SENSORS.values()),
         "page_cache": "warm in all cases",
+        "reader": "tf.data" if pipeline.has_tensorflow() else "threads",
         "device": str(jax.local_devices()[0].device_kind),
         "cores": os.cpu_count(),
     }
 
 
-def bench_probe(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a label-ratio sweep of linear probes: our vmapped fits against scikit-learn on every core."""
-    from fusionx_jax.bench import probe as bench_probe
+class Contestants:
+    """The prepared set in `folder` in the three forms that are compared, read by turns of `_PASSES` passes."""
 
-    if args.examples < 1000 or args.features < 2 or args.seeds < 1:
-        raise InputError(
-            f"--examples is {args.examples}, --features {args.features} and --seeds {args.seeds}; at least 1000 "
-            "examples (ten labels at 1 %), two features and one seed are needed."
+    def __init__(self, folder: str, tiles: int, batch_size: int):
+        self._prepared = store.PreparedSet(folder)
+        self._tiles, self._batch_size = tiles, batch_size
+        self._batches = _PASSES * (tiles // batch_size)
+        self._starts = itertools.count(0, self._batches)
+        self._sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        self._arrays = _memmaps(self._prepared, folder, tiles)
+        self._records = os.path.join(folder, "tiles.tfrecord")
+        if pipeline.has_tensorflow():
+            pipeline.write_tfrecord(self._prepared, "train", tuple(_SENSORS), self._records)
+
+    def turns(self) -> dict[str, Turn]:
+        """The contestants; without TensorFlow there is none that reads TFRecord."""
+        out: dict[str, Turn] = {"ours": self.ours}
+        if pipeline.has_tensorflow():
+            out["tfrecord_shuffle"] = self.tfrecord_shuffle
+        return out | {"memmap_gather": self.memmap_gather}
+
+    def ours(self) -> float:
+        return self._drain(self._our_batches())
+
+    def tfrecord_shuffle(self) -> float:
+        source = pipeline.tfrecord_batches(self._records, self._prepared, tuple(_SENSORS), self._batch_size, _PASSES)
+        return self._drain(source)
+
+    def memmap_gather(self) -> float:
+        start = next(self._starts)
+        for step in range(start, start + self._batches):
+            index = order.batch_indices(0, step, self._batch_size, self._tiles)
+            for array in self._arrays.values():
+                array.take(index, axis=0)
+        return self._batches * self._batch_size
+
+    def memory_growth(self) -> int:
+        """Bytes by which the process grows from the second quarter of a turn of our pipeline to the last."""
+        memory: list[int] = []
+        self._drain(self._our_batches(), after_batch=lambda: memory.append(_process_bytes()))
+        quarter = len(memory) // 4
+        return int(np.median(memory[-quarter:]) - np.median(memory[quarter : 2 * quarter]))
+
+    def _our_batches(self) -> Iterator[dict[str, np.ndarray]]:
+        start = next(self._starts)
+        return pipeline.host_batches(
+            self._prepared,
+            "train",
+            tuple(_SENSORS),
+            batch_size=self._batch_size,
+            seed=0,
+            start_step=start,
+            stop_step=start + self._batches,
         )
-    return bench_probe.run(args.kind, args.examples, args.features, args.seeds)
+
+    def _drain(self, source: Iterator[dict[str, np.ndarray]], after_batch: Callable[[], None] = lambda: None) -> float:
+        count = 0
+        for batch in pipeline.DeviceBatches(source, self._sharding):
+            jax.block_until_ready(batch)
+            count += self._batch_size
+            after_batch()
+        return count
 
 
-def bench_evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds and memory of a sweep at BigEarthNet's size."""
-    from fusionx_jax.bench import evaluate
-
-    names = [f.name for f in dataclasses.fields(evaluate.Sizes)]
-    return evaluate.run(evaluate.Sizes(**{n: getattr(args, n) for n in names if getattr(args, n) is not None}))
-
-
-def bench_train(args: argparse.Namespace) -> dict[str, Any]:
-    """The train step of each config: pairs and FLOPs a second, against matrix products and against PyTorch."""
-    from fusionx_jax.bench import train as bench_train
-
-    if args.rounds < 1 or args.seconds <= 0 or args.tile_size < 1:
-        raise InputError(
-            f"--rounds is {args.rounds}, --seconds {args.seconds} and --tile_size {args.tile_size}; all must be "
-            "positive."
-        )
-    configs = bench_train.load_configs(args.config, args.overrides)
-    return bench_train.run(
-        configs, args.dataset, args.tile_size, args.peer, args.rounds, args.seconds, args.profile, rates
-    )
-
-
-def _own_bytes() -> int:
-    """Memory of this process that is not a file's; 0 where the system does not say."""
+def _process_bytes() -> int:
+    """Anonymous memory of this process in bytes; 0 where the system does not state it."""
     try:
         with open("/proc/self/status", encoding="ascii") as f:
             return next((int(line.split()[1]) * 1024 for line in f if line.startswith("RssAnon:")), 0)
@@ -202,9 +182,9 @@ def _own_bytes() -> int:
         return 0
 
 
-def _memmaps(prepared, folder: str, count: int) -> dict[str, np.ndarray]:
+def _memmaps(prepared: store.PreparedSet, folder: str, count: int) -> dict[str, np.ndarray]:
     """The same tiles as memory-mapped arrays, in the prepared set's order."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for key in _SENSORS:
         shape = prepared.read("train", [0], [key])[key].shape[1:]
         path = os.path.join(folder, f"{key}.npy")
@@ -213,19 +193,3 @@ def _memmaps(prepared, folder: str, count: int) -> dict[str, np.ndarray]:
             index = np.arange(start, min(start + 64, count))
             arrays[key][index] = prepared.read("train", index, [key])[key]
     return arrays
-
-
-def _table(values: dict[str, Any], indent: str = "") -> str:
-    lines = []
-    for k, v in values.items():
-        if isinstance(v, dict):
-            lines += [f"{indent}{k}", _table(v, indent + "  ")]
-        elif isinstance(v, list):
-            lines += [f"{indent}{k}", *(f"{indent}  " + "  ".join(_said(x) for x in row.values()) for row in v)]
-        elif v is not None:
-            lines.append(f"{indent}{k:{32 - len(indent)}} {_said(v)}")
-    return "\n".join(lines)
-
-
-def _said(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -71,7 +71,7 @@ def run(kind: str, examples: int, features: int, seeds: int) -> dict[str, Any]:
     members = {f: np.stack([d[f] for d in (drawn[:1] if f == 1 else drawn)]) for f in FRACTIONS}
     jax.block_until_ready(jax.numpy.zeros(1) + 1)  # the backend is up
 
-    def ours() -> tuple[float, dict[tuple[float, int], np.ndarray], dict[tuple[float, int], int]]:
+    def ours() -> tuple[float, dict[tuple[float, int], Any], dict[tuple[float, int], int]]:
         scores, chosen = {}, {}
         started = time.perf_counter()
         for fraction, rows in members.items():

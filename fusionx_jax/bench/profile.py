@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 
 from fusionx_jax import files
+from fusionx_jax.errors import RunError
 
 TABLE = "operations.csv"
 # Parts of a traced name that say how it was called, not what it computes.
@@ -52,7 +53,10 @@ def record(folder: str, text: str, steps: Callable[[int], None], count: int) -> 
 
 def table(trace: str, text: str, steps: int) -> list[Row]:
     """Rows of an .xplane.pb file of `steps` steps, the longest first."""
-    origin, module = origins(text), re.match(r"HloModule ([\w.\-]+)", text).group(1)
+    header = re.match(r"HloModule ([\w.\-]+)", text)
+    if not header:
+        raise RunError("The compiled step has no HLO text on this backend, so its trace cannot be read.")
+    origin, module = origins(text), header[1]
     spent: dict[str, list[float]] = collections.defaultdict(lambda: [0, 0.0])
     for plane in jax.profiler.ProfileData.from_file(trace).planes:
         for line in plane.lines:

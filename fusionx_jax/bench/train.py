@@ -1,7 +1,6 @@
 """`fusionx bench train`: the train step against the device's own matrix products, and against PyTorch.
 
-Tiles start as uint16 in host memory (or in a prepared set) and travel to the device in the measured time. All
-contestants take turns, so that a shared machine slows them alike.
+Tiles start as uint16 in host memory (or in a prepared set); the transfer to the device is part of the measured time.
 """
 
 import dataclasses
@@ -20,6 +19,7 @@ from ml_collections import ConfigDict
 from fusionx_jax import chips, masking, progress, sharding
 from fusionx_jax import config as config_lib
 from fusionx_jax.bench import profile as profile_lib
+from fusionx_jax.bench.rates import Turn, rates
 from fusionx_jax.contract import Contract, assumed
 from fusionx_jax.errors import InputError
 from fusionx_jax.models import build
@@ -27,23 +27,25 @@ from fusionx_jax.prepared import pipeline, sets
 from fusionx_jax.training.flops import useful_flops_per_pair
 from fusionx_jax.training.objective import Objective, first_objective
 from fusionx_jax.training.optimizer import make_optimizer
-from fusionx_jax.training.state import abstract_batch, fresh_state
+from fusionx_jax.training.state import TrainState, abstract_batch, fresh_state
 from fusionx_jax.training.step import jit_step
 
 _PROFILED_STEPS = 10
-Rates = Callable[[Mapping[str, Callable[[], float]], int], dict[str, float]]
 
 
 def run(
-    configs: Mapping[str, ConfigDict], dataset: str, tile_size: int, peer: str, rounds: int, seconds: float,
-    profile: str, rates: Rates,
-) -> dict[str, Any]:  # fmt: skip
+    configs: Mapping[str, ConfigDict],
+    dataset: str,
+    tile_size: int,
+    peer: str,
+    rounds: int,
+    seconds: float,
+    profile: str,
+) -> dict[str, Any]:
     """Measures each config's train step; see `fusionx bench train --help`.
 
-    `rates` runs contestants in turns and gives the median of what each handled a second.
-
     Raises:
-      InputError: a config that does not fit the data, or that the peer does not know.
+      InputError: a config that does not fit the data, or that the peer does not support.
     """
     device = jax.devices()[0]
     found = {}
@@ -57,14 +59,16 @@ def run(
             )
         )
         place = os.path.join(profile, name.replace(":", "-")) if profile else ""
-        found[name] = _measure(config, contract, dataset, peer, rounds, seconds, place, rates)
+        found[name] = _measure(config, contract, dataset, peer, rounds, seconds, place)
     return {
         "device": device.device_kind, "devices": jax.device_count(), "cores": len(os.sched_getaffinity(0)),
         "input": dataset or "random tiles in host memory", "sizes": found,
     }  # fmt: skip
 
 
-def _measure(config, contract, dataset, peer, rounds, seconds, profile, rates) -> dict[str, Any]:
+def _measure(
+    config: ConfigDict, contract: Contract, dataset: str, peer: str, rounds: int, seconds: float, profile: str
+) -> dict[str, Any]:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch(config.batch_size, mesh, config.optimizer.get("accumulate", 1))
     model = build.make_model(config, contract.modalities)
@@ -77,7 +81,7 @@ def _measure(config, contract, dataset, peer, rounds, seconds, profile, rates) -
     with jax.set_mesh(mesh):
         state = jax.jit(fresh, out_shardings=layout)()
         program = jit_step(config, objective, optimizer, schedule, layout, mesh)
-        contestants = {}
+        contestants: dict[str, Turn] = {}
         if peer:  # before the first step: it starts from the same parameters, which the step donates
             twin = torch_twin(config, contract, objective, state["params"])
             contestants["torch"] = _torch_turn(twin, host(), config.batch_size, seconds)
@@ -87,7 +91,7 @@ def _measure(config, contract, dataset, peer, rounds, seconds, profile, rates) -
         ours = _Ours(compiled, state, pipeline.DeviceBatches(host(), spread), config.batch_size, seconds)
         contestants = {"ours": ours, "matmul": _matmul_turn(config.model.dtype, mesh.size, seconds), **contestants}
         measured = rates(contestants, rounds)
-        rows = profile_lib.record(profile, compiled.as_text(), ours.steps, _PROFILED_STEPS) if profile else []
+        rows = profile_lib.record(profile, compiled.as_text() or "", ours.steps, _PROFILED_STEPS) if profile else []
     per_pair = useful_flops_per_pair(config, contract)
     speed = measured["ours"] * per_pair
     chip = chips.find(jax.devices()[0].device_kind)
@@ -109,10 +113,18 @@ def _measure(config, contract, dataset, peer, rounds, seconds, profile, rates) -
 class _Ours:
     """Turns of our train step, the loss read one step late as in training."""
 
-    def __init__(self, compiled, state, batches, batch_size, seconds):
+    def __init__(
+        self,
+        compiled: jax.stages.Compiled,
+        state: TrainState,
+        batches: pipeline.DeviceBatches,
+        batch_size: int,
+        seconds: float,
+    ):
         self._compiled, self._state, self._batches = compiled, state, batches
         self._batch_size, self._seconds = batch_size, seconds
-        self._late, self._spent = None, 0.0
+        self._late: jax.Array | None = None  # loss of the last step
+        self._spent = 0.0
 
     def _step(self) -> None:
         self._state, metrics = self._compiled(self._state, next(self._batches))
@@ -123,14 +135,14 @@ class _Ours:
     def steps(self, count: int) -> None:
         for _ in range(count):
             self._step()
-        self._late.block_until_ready()
+        jax.block_until_ready(self._late)
 
     def __call__(self) -> float:
         began, count = time.perf_counter(), 0
         while time.perf_counter() - began < self._seconds:
             self._step()
             count += self._batch_size
-        self._late.block_until_ready()
+        jax.block_until_ready(self._late)
         self._spent += time.perf_counter() - began
         return count
 
@@ -139,7 +151,7 @@ class _Ours:
         return self._batches.waited_s / self._spent
 
 
-def _matmul_turn(dtype: str, devices: int, seconds: float) -> Callable[[], float]:
+def _matmul_turn(dtype: str, devices: int, seconds: float) -> Turn:
     """Turns of square matrix products on one device, counted in FLOPs of all devices."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((side, side), dtype)
@@ -152,7 +164,7 @@ def _matmul_turn(dtype: str, devices: int, seconds: float) -> Callable[[], float
             if late is not None:
                 late.block_until_ready()
             late, count = now, count + 1
-        late.block_until_ready()
+        jax.block_until_ready(late)
         return count * 2.0 * side**3 * devices
 
     return turn

@@ -1,9 +1,11 @@
 """`fusionx bench`: parses its arguments and prints one measurement."""
 
 import argparse
+import dataclasses
 import json
+from typing import Any
 
-from fusionx_jax.bench.input import _table, bench_evaluate, bench_input, bench_probe, bench_train
+from fusionx_jax.errors import InputError
 
 
 def main(argv: list[str]) -> int:
@@ -20,14 +22,14 @@ def main(argv: list[str]) -> int:
     pipeline.add_argument("--rounds", type=int, default=5, help="turns of each contestant (default 5)")
     pipeline.add_argument("--tmp", metavar="DIR", default=None, help="where the tiles go (default: the system's)")
     pipeline.add_argument("--json", action="store_true", help="print one JSON object")
-    pipeline.set_defaults(run=bench_input)
+    pipeline.set_defaults(run=_input)
     sweep = benches.add_parser("probe", help="the linear-probe sweep against scikit-learn on every core")
     sweep.add_argument("--kind", choices=("multi", "single"), default="multi", help="labels a tile (default multi)")
     sweep.add_argument("--examples", type=int, default=10_000, help="training examples (default 10000)")
     sweep.add_argument("--features", type=int, default=384, help="features of each (default 384)")
     sweep.add_argument("--seeds", type=int, default=5, help="label subsets a fraction (default 5)")
     sweep.add_argument("--json", action="store_true", help="print one JSON object")
-    sweep.set_defaults(run=bench_probe)
+    sweep.set_defaults(run=_probe)
     full = benches.add_parser(
         "evaluate", help="seconds and peak memory of a label-efficiency sweep at BigEarthNet's size",
         description="Measures one fit of each label fraction and the bootstrap of one cell on synthetic features, and "
@@ -36,7 +38,7 @@ def main(argv: list[str]) -> int:
     for name in ("train", "test", "features", "classes", "seeds", "resamples"):
         full.add_argument(f"--{name}", type=int, default=None, metavar="N", help="(BigEarthNet's)")
     full.add_argument("--json", action="store_true", help="print one JSON object")
-    full.set_defaults(run=bench_evaluate)
+    full.set_defaults(run=_evaluate)
     train = benches.add_parser(
         "train", help="the train step against matrix products, and against PyTorch",
         epilog="Config values are set with --config.KEY=VALUE, for every config.",
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> int:
     train.add_argument("--seconds", type=float, default=2.0, help="of a turn (default 2)")
     train.add_argument("--profile", metavar="DIR", default="", help="write a trace and a table by operation there")
     train.add_argument("--json", action="store_true", help="print one JSON object")
-    train.set_defaults(run=bench_train)
+    train.set_defaults(run=_train)
     args, overrides = parser.parse_known_args(argv)
     args.overrides = overrides
     if args.overrides and (args.bench != "train" or not all(o.startswith("--config.") for o in args.overrides)):
@@ -62,3 +64,57 @@ def main(argv: list[str]) -> int:
     values = args.run(args)
     print(json.dumps(values) if args.json else _table(values))
     return 0
+
+
+def _input(args: argparse.Namespace) -> dict[str, Any]:
+    from fusionx_jax.bench import input as bench_input
+
+    return bench_input.run(args.tiles, args.tile_size, args.batch_size, args.rounds, args.tmp)
+
+
+def _probe(args: argparse.Namespace) -> dict[str, Any]:
+    from fusionx_jax.bench import probe
+
+    if args.examples < 1000 or args.features < 2 or args.seeds < 1:
+        raise InputError(
+            f"--examples is {args.examples}, --features {args.features} and --seeds {args.seeds}; at least 1000 "
+            "examples (ten labels at 1 %), two features and one seed are needed."
+        )
+    return probe.run(args.kind, args.examples, args.features, args.seeds)
+
+
+def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    from fusionx_jax.bench import evaluate
+
+    names = [f.name for f in dataclasses.fields(evaluate.Sizes)]
+    return evaluate.run(evaluate.Sizes(**{n: getattr(args, n) for n in names if getattr(args, n) is not None}))
+
+
+def _train(args: argparse.Namespace) -> dict[str, Any]:
+    from fusionx_jax.bench import train
+
+    if args.rounds < 1 or args.seconds <= 0 or args.tile_size < 1:
+        raise InputError(
+            f"--rounds is {args.rounds}, --seconds {args.seconds} and --tile_size {args.tile_size}; all must be "
+            "positive."
+        )
+    configs = train.load_configs(args.config, args.overrides)
+    return train.run(configs, args.dataset, args.tile_size, args.peer, args.rounds, args.seconds, args.profile)
+
+
+def _table(values: dict[str, Any], indent: str = "") -> str:
+    lines = []
+    for k, v in values.items():
+        if isinstance(v, dict):
+            lines += [f"{indent}{k}", _table(v, indent + "  ")]
+        elif isinstance(v, list):
+            lines += [f"{indent}{k}", *(f"{indent}  " + "  ".join(_text(x) for x in row.values()) for row in v)]
+        else:
+            lines.append(f"{indent}{k:{32 - len(indent)}} {_text(v)}")
+    return "\n".join(lines)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "not available"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

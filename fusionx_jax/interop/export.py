@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import os
+import pathlib
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -90,7 +91,7 @@ def to_stablehlo(loaded: encoder_lib.TrainedEncoder, params: Any, folder: str, i
         params, model=loaded.model, normalizer=normalizer, pooling=loaded.config.evaluate.pooling,
     )  # fmt: skip
 
-    def encode(images):
+    def encode(images: Mapping[str, jax.Array]) -> dict[str, Any]:
         wire = {}
         for name, x in images.items():
             m = modalities[name]
@@ -101,12 +102,10 @@ def to_stablehlo(loaded: encoder_lib.TrainedEncoder, params: Any, folder: str, i
     (b,) = jax.export.symbolic_shape("b")
     shapes = {n: jax.ShapeDtypeStruct((b, *x.shape[1:]), jnp.float32) for n, x in images.items()}
     program = jax.export.export(jax.jit(encode), platforms=PLATFORMS)(shapes)
-    with open(os.path.join(folder, PROGRAM), "wb") as f:
-        f.write(program.serialize())
-    with open(os.path.join(folder, DESCRIPTION), "w", encoding="utf-8") as f:
-        json.dump(describe(loaded), f, indent=1)
-    with open(os.path.join(folder, PROGRAM), "rb") as f:
-        back = jax.export.deserialize(bytearray(f.read()))
+    path = pathlib.Path(folder)
+    (path / PROGRAM).write_bytes(program.serialize())
+    (path / DESCRIPTION).write_text(json.dumps(describe(loaded), indent=1), encoding="utf-8")
+    back = jax.export.deserialize(bytearray((path / PROGRAM).read_bytes()))
 
     def again(images: Images) -> encoder_lib.Encoded:
         out = back.call({n: jnp.asarray(x, jnp.float32) for n, x in images.items()})

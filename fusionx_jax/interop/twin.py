@@ -1,13 +1,13 @@
-"""FusionX-Net in PyTorch, for those who do not run JAX: reads a `fusionx export --to=safetensors` file.
+"""FusionX-Net in PyTorch; reads a `fusionx export --to=safetensors` file.
 
-It imports torch, NumPy and safetensors, and of this library only what is plain Python. Same numbers as the JAX encoder
-up to float32 round-off: every export reports the difference on real tiles. The whole network is here for
-`fusionx bench train --peer=torch`; users want `load(...).encode(...)`.
+The module does not import JAX. Outputs equal those of the JAX encoder up to float32 round-off; every export reports
+the difference on real tiles. `load(...).encode(...)` is for users; decoder and projectors serve
+`fusionx bench train --peer=torch`.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +33,7 @@ class Encoded(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Self-attention, or attention to a context. `ok` marks what may be attended to."""
+    """Multi-head self-attention, or cross-attention to a context. `ok` [B, N] marks the keys to attend to."""
 
     def __init__(self, width: int, heads: int, cross: bool):
         super().__init__()
@@ -44,10 +44,12 @@ class Attention(nn.Module):
             self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x, ok=None, context=None):
+    def forward(
+        self, x: torch.Tensor, ok: torch.Tensor | None = None, context: torch.Tensor | None = None
+    ) -> torch.Tensor:
         q, k, v = (self.q(x), *self.kv(context).chunk(2, -1)) if self.cross else self.qkv(x).chunk(3, -1)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        # Where nothing may be attended to, all is (a softmax over nothing is not a number), and the caller drops it.
+        # A softmax over no keys is NaN: rows without any allowed key attend to all keys, and are set to zero below.
         mask = None if ok is None else (ok | ~ok.any(-1, keepdim=True))[:, None, None, :]
         out = self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
         return out if ok is None or not self.cross else out * ok.any(-1)[:, None, None]
@@ -58,7 +60,7 @@ class Mlp(nn.Module):
         super().__init__()
         self.up, self.down = nn.Linear(width, int(width * ratio)), nn.Linear(int(width * ratio), width)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
@@ -68,13 +70,13 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width, _EPSILON), nn.LayerNorm(width, _EPSILON)
         self.attention, self.mlp = Attention(width, heads, False), Mlp(width, ratio)
 
-    def forward(self, x, ok=None):
+    def forward(self, x: torch.Tensor, ok: torch.Tensor | None = None) -> torch.Tensor:
         x = x + self.attention(self.norm1(x), ok)
         return x + self.mlp(self.norm2(x))
 
 
-class Seen(NamedTuple):
-    """As `fusionx_jax.models.layers.Seen`, of tensors."""
+class Patches(NamedTuple):
+    """Visible patches [B, V, P*P*C] of a modality, their position embeddings, and which may be attended to."""
 
     patches: torch.Tensor
     positions: torch.Tensor
@@ -88,14 +90,14 @@ def patchify(image: torch.Tensor, patch_size: int) -> torch.Tensor:
     return image.reshape(b, h // p, p, w // p, p, c).permute(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
 
 
-def codes(image: torch.Tensor, patch_size: int, width: int) -> torch.Tensor:
-    """Position codes [N, width] of an image's patches."""
+def position_embeddings(image: torch.Tensor, patch_size: int, width: int) -> torch.Tensor:
+    """Position embeddings [N, width] of an image's patches."""
     rows, columns = image.shape[1] // patch_size, image.shape[2] // patch_size
     return torch.from_numpy(sincos_positions(rows, columns, width)).to(image)
 
 
 def take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Tokens [B, V, D] of [B, N, D] at the places [B, V]."""
+    """Tokens [B, V, D] of [B, N, D] at the indices [B, V]."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
 
@@ -123,25 +125,32 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, ratio) for _ in range(size["depth"] - a["own_depth"]))
         self.norm = nn.LayerNorm(width, _EPSILON)
 
-    def see(self, images, visible=None, has_data=None) -> dict[str, Seen]:
-        """The patches to read of standardized images [B, H, W, C]: those at `visible` [B, V], or all of them, of which
-        `has_data` [B, N] marks those to attend to."""
+    def visible_patches(
+        self,
+        images: Mapping[str, torch.Tensor],
+        visible: Mapping[str, torch.Tensor] | None = None,
+        has_data: Mapping[str, torch.Tensor] | None = None,
+    ) -> dict[str, Patches]:
+        """Patches of standardized images [B, H, W, C]: those at `visible` [B, V], or all patches.
+
+        `has_data` [B, N] marks the patches that may be attended to if all are visible.
+        """
         out = {}
         for m in (m for m in self.names if m in images):
             patches = patchify(images[m], self.patch_size)
-            places = codes(images[m], self.patch_size, self.class_token.shape[-1])
+            places = position_embeddings(images[m], self.patch_size, self.class_token.shape[-1])
             if visible is None:
-                out[m] = Seen(patches, places, None if has_data is None else has_data[m])
+                out[m] = Patches(patches, places, None if has_data is None else has_data[m])
             else:
-                out[m] = Seen(take(patches, visible[m]), places[visible[m]], None)
+                out[m] = Patches(take(patches, visible[m]), places[visible[m]], None)
         return out
 
-    def forward(self, seen: Mapping[str, Seen]):
-        """Summary [B, D] and tokens [B, N, D] by modality."""
+    def forward(self, seen: Mapping[str, Patches]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Class token [B, D], and tokens [B, N, D] by modality."""
         return self.fuse(self.alone(seen), {m: s.ok for m, s in seen.items()})
 
-    def alone(self, seen: Mapping[str, Seen]) -> dict[str, torch.Tensor]:
-        """Every modality's tokens after its own blocks."""
+    def alone(self, seen: Mapping[str, Patches]) -> dict[str, torch.Tensor]:
+        """Tokens of each modality after the blocks of its own."""
         tokens = {}
         for m, s in seen.items():
             tokens[m] = self.patches[m](s.patches) + s.positions + self.modality[m]
@@ -149,7 +158,9 @@ class Encoder(nn.Module):
                 tokens[m] = block(tokens[m], s.ok)
         return tokens
 
-    def fuse(self, tokens: Mapping[str, torch.Tensor], ok: Mapping[str, torch.Tensor | None]):
+    def fuse(
+        self, tokens: Mapping[str, torch.Tensor], ok: Mapping[str, torch.Tensor | None]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The fusion block and the joint blocks over the tokens of all modalities or of some."""
         present = list(tokens)
         lengths = [tokens[m].shape[1] for m in present]
@@ -165,7 +176,9 @@ class Encoder(nn.Module):
         joint = self.norm(joint)
         return joint[:, 0], dict(zip(present, joint[:, 1:].split(lengths, 1)))
 
-    def _fuse(self, tokens, ok, present):
+    def _fuse(
+        self, tokens: Mapping[str, torch.Tensor], ok: Mapping[str, torch.Tensor | None], present: list[str]
+    ) -> torch.Tensor:
         normed = {m: self.fusion_norm[m](tokens[m]) for m in present}
         fused = dict(tokens)
         for m in present if len(present) > 1 else ():
@@ -183,8 +196,9 @@ class Decoder(nn.Module):
         super().__init__()
         a, size = architecture, architecture["size"]
         width, heads = size["decoder_width"], size["decoder_heads"]
-        self.names, self.width, self.wide = [m for m, _ in a["channels"]], width, a["decoder_context"] == "all"
-        self.crossed = a["cross_attention"] in ("both", "decoder") and (self.wide or len(self.names) > 1)
+        self.names, self.width = [m for m, _ in a["channels"]], width
+        self.context_all = a["decoder_context"] == "all"
+        self.crossed = a["cross_attention"] in ("both", "decoder") and (self.context_all or len(self.names) > 1)
         for m, channels in a["channels"]:
             outputs = a["patch_size"] ** 2 * channels * (2 if a["target"] == "both" else 1)
             self.register_parameter(f"modality_{m}", nn.Parameter(torch.zeros(width)))
@@ -199,7 +213,12 @@ class Decoder(nn.Module):
             self.add_module(f"norm_{m}", nn.LayerNorm(width, _EPSILON))
             self.add_module(f"head_{m}", nn.Linear(width, outputs))
 
-    def forward(self, tokens: Mapping[str, torch.Tensor], visible: Mapping[str, torch.Tensor], positions):
+    def forward(
+        self,
+        tokens: Mapping[str, torch.Tensor],
+        visible: Mapping[str, torch.Tensor],
+        positions: Mapping[str, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
         """Predicted pixels [B, N, outputs] of every patch, from tokens [B, V, D] of the patches at `visible`."""
         part = self.get_submodule
         place = {m: positions[m] + self.get_parameter(f"modality_{m}") for m in self.names}
@@ -210,7 +229,7 @@ class Decoder(nn.Module):
             blank = (place[m] + self.get_parameter(f"mask_{m}")).expand(len(known[m]), -1, -1)
             sequence = blank.scatter(1, visible[m][..., None].expand(-1, -1, self.width), known[m].to(blank.dtype))
             if self.crossed:
-                others = [o for o in self.names if o != m or self.wide]
+                others = [o for o in self.names if o != m or self.context_all]
                 normed = part(f"cross_norm_{m}")(sequence)
                 sequence = sequence + part(f"cross_{m}")(normed, None, torch.cat([context[o] for o in others], 1))
             for block in part(f"blocks_{m}"):
@@ -225,7 +244,7 @@ class Projector(nn.Module):
         self.norm = nn.LayerNorm(width, _EPSILON)
         self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down(F.gelu(self.up(self.norm(x)), approximate="tanh"))
 
 
@@ -240,14 +259,15 @@ class FusionX(nn.Module):
             for m in self.encoder.names:
                 self.add_module(f"project_{m}", Projector(architecture["size"]["width"]))
 
-    def forward(self, images: Mapping[str, torch.Tensor], visible: Mapping[str, torch.Tensor]):
-        """Predicted pixels [B, N, outputs] and embeddings [B, D] by modality, of images of which the patches at
-        `visible` [B, V] are shown."""
+    def forward(
+        self, images: Mapping[str, torch.Tensor], visible: Mapping[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Predicted pixels [B, N, outputs] and embeddings [B, D] by modality, from the patches at `visible` [B, V]."""
         encoder = self.encoder
-        own = encoder.alone(encoder.see(images, visible))
+        own = encoder.alone(encoder.visible_patches(images, visible))
         none = dict.fromkeys(own)
         _, tokens = encoder.fuse(own, none)
-        positions = {m: codes(images[m], encoder.patch_size, self.decoder.width) for m in own}
+        positions = {m: position_embeddings(images[m], encoder.patch_size, self.decoder.width) for m in own}
         embedded = {}
         for m in own if self.contrastive else ():
             alone = encoder.fuse({m: own[m]}, none)[1][m]
@@ -269,8 +289,7 @@ class Twin(nn.Module):
         Bands come in the order of the contract.
 
         Raises:
-          InputError: a modality or number of bands that the encoder does not know, values in another unit, or tiles of
-            several sizes.
+          InputError: an unknown modality or number of bands, values in another unit, or tiles of several sizes.
         """
         p, device = self.encoder.patch_size, self.encoder.class_token.device
         standard, has_data, grid = {}, {}, None
@@ -281,7 +300,7 @@ class Twin(nn.Module):
             m = self.contract.modalities.get(name) if name in self.encoder.names else None
             if m is None or np.ndim(image) != 4 or np.shape(image)[-1] != len(m.bands):
                 raise InputError(
-                    f"images[{name!r}] has the shape {np.shape(image)}; known are "
+                    f"images[{name!r}] has the shape {np.shape(image)}; expected "
                     + ", ".join(
                         f"{n} [tiles, height, width, {len(self.contract.modalities[n].bands)}]"
                         for n in self.encoder.names
@@ -304,11 +323,13 @@ class Twin(nn.Module):
                 device
             )
             standard[name] = torch.from_numpy(values).to(device)
-        summary, tokens = self.encoder(self.encoder.see(standard, has_data=has_data))
+        summary, tokens = self.encoder(self.encoder.visible_patches(standard, has_data=has_data))
         maps = {m: t.unflatten(1, grid) for m, t in tokens.items()}
         return Encoded(self._pool(summary, tokens, has_data), summary, maps)
 
-    def _pool(self, summary, tokens, has_data):
+    def _pool(
+        self, summary: torch.Tensor, tokens: Mapping[str, torch.Tensor], has_data: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
         if self.pooling == "class":
             return summary
         parts = []
@@ -326,7 +347,7 @@ def load(path: str) -> Twin:
     """The twin of an export folder (or of its file), with its weights.
 
     Raises:
-      InputError: there is no such file, or it is none of ours.
+      InputError: there is no such file, or `fusionx export` did not write it.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -336,16 +357,16 @@ def load(path: str) -> Twin:
             about = json.loads((f.metadata() or {})["fusionx"])
             stored = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (a file, not a dictionary)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is no `fusionx export --to=safetensors` file ({error}).") from error
+        raise InputError(f"{path} is not a file of `fusionx export --to=safetensors` ({error}).") from error
     twin = Twin(about["architecture"], from_dict(about["contract"], path), about["config"]["evaluate"]["pooling"])
     encoder = {k.removeprefix("encoder/"): v for k, v in stored.items() if k.startswith("encoder/")}
     if not fill(twin.encoder, encoder):
-        raise InputError(f"{path} holds other parameters than the network it describes; export it again.")
+        raise InputError(f"{path} has other parameters than the network that it describes; export it again.")
     return twin.eval()
 
 
 def fill(module: nn.Module, stored: Mapping[str, torch.Tensor]) -> bool:
-    """Gives a module the parameters of its JAX counterpart, by path; False if they are not its own."""
+    """Sets a module's parameters to those of its JAX counterpart, by path; False if names or shapes differ."""
     wanted = dict(part for path, value in stored.items() for part in _names(path.split("/"), value))
     own = module.state_dict()
     if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in own.items()}:
@@ -354,8 +375,8 @@ def fill(module: nn.Module, stored: Mapping[str, torch.Tensor]) -> bool:
     return True
 
 
-def _names(path: list[str], value: torch.Tensor):
-    """A stored parameter's name and value in the twin; scanned blocks become one entry a block."""
+def _names(path: list[str], value: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and values in PyTorch of a stored parameter; scanned blocks become one entry per block."""
     if "scan" in path:
         at = path.index("scan")
         for number, part in enumerate(value):

@@ -1,237 +1,222 @@
-"""`fusionx plan`: what a run needs and how long it takes, before it is queued.
+"""`fusionx plan`: memory, FLOPs, communication and time of a training step, before the job is queued.
 
-The real train step is compiled ahead of time: for a TPU slice by its own compiler without the hardware (libtpu), for
-GPUs by the CPU compiler on as many simulated devices ("by rule"). Memory comes from the compiled program; FLOPs from
-the traced step with every loop unrolled; collectives from the partitioned program, times the turns of their loops. The
-roofline is the slowest of computing, memory and network at the chip's published rates and of reading at a given one: a
-bound, not a promise.
+The train step is compiled ahead of time: for a TPU slice by its own compiler without the hardware (libtpu), for GPUs
+by the CPU compiler on as many simulated devices. Memory is that of the compiled program; FLOPs are those of the traced
+step with all loops unrolled; collectives are those of the partitioned program, multiplied by the trip counts of their
+loops. The estimated time is a roofline (Williams et al., CACM 52(4), 2009): the largest of compute, memory, network and
+input time at published rates. It is a lower bound.
 """
 
 import math
-import os
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from fusionx_jax import progress
-from fusionx_jax.chips import BETWEEN_GPU_MACHINES, CHIPS, Chip
+import jax
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from fusionx_jax import progress, sharding
 from fusionx_jax.contract import Contract
 from fusionx_jax.errors import InputError, RunError
+from fusionx_jax.models import build, network
+from fusionx_jax.plan import hlo
+from fusionx_jax.plan.machine import Machine
+from fusionx_jax.training import flops as flops_lib
+from fusionx_jax.training import step
+from fusionx_jax.training.objective import first_objective
+from fusionx_jax.training.optimizer import make_optimizer
+from fusionx_jax.training.state import TrainState, abstract_batch, abstract_state, layout
 
-_USABLE = 0.92  # of the memory; the rest goes to the runtime and fragments
-# How often a ring sends its bytes round.
-_TURNS = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "all-to-all": 1, "collective-permute": 1}
+_USABLE = 0.92  # share of the memory; the rest goes to the runtime and fragmentation
+# How often a ring passes the bytes of a collective around.
+_RING_PASSES = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "all-to-all": 1, "collective-permute": 1}
 
 
-def plan(
-    config: Any, contract: Contract, devices: Any, chip: Chip, chips: int, hosts: int, between: float = 0.0,
-    input_rate: float = 2e9,
-) -> dict[str, Any]:  # fmt: skip
-    """Compiles the train step of `config` for `devices` and returns what it needs.
+class DoesNotFit(Exception):
+    """The compiler refused the step for lack of device memory. TPU compilers do; others compile any size."""
 
-    `chips` may be fewer than devices (two cores a chip). `between` is the rate between machines where it differs,
-    `input_rate` what a host reads; bytes/s.
+
+class CompiledStep(NamedTuple):
+    """A train step compiled for a mesh; all sizes are bytes per device."""
+
+    state: TrainState  # shapes and shardings
+    params: int
+    opt_state: int
+    batch: int
+    temporaries: int
+    peak: int
+    collectives: list[hlo.Collective]
+    compile_s: float
+
+
+def plan(config: ConfigDict, contract: Contract, machine: Machine, input_rate: float = 2e9) -> dict[str, Any]:
+    """Compiles the train step of `config` and returns its requirements as one JSON object.
+
+    A batch that the compiler refuses is halved until it fits; the plan is that of the smaller batch, with
+    `fits: false` and the refused sizes.
+
+    Args:
+      input_rate: bytes/s that a host reads.
+
+    Raises:
+      InputError: the config does not match the machine or the contract.
+      RunError: not even the smallest batch fits.
     """
-    import functools
+    refused: list[int] = []
+    config = config.copy_and_resolve_references()
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, machine.devices)
+    smallest = mesh.size * config.optimizer.get("accumulate", 1)
+    while True:
+        try:
+            compiled = compile_step(config, contract, mesh)
+            break
+        except DoesNotFit as error:
+            progress.logger.warning("A batch of %d does not fit (%s).", config.batch_size, error)
+            batch_size = config.batch_size // 2 // smallest * smallest
+            if not batch_size:
+                raise RunError(
+                    f"Not even a batch of {config.batch_size} fits: {error}. Shard the state with "
+                    "--config.mesh.fsdp=-1, rematerialize with --config.model.remat=full, or use more or larger chips."
+                ) from error
+            refused.append(config.batch_size)
+            config.batch_size = batch_size
+            progress.logger.info("Compiling for a batch of %d to find the largest …", batch_size)
+    found = _account(config, contract, machine, mesh, compiled, input_rate)
+    return {**found, "fits": False, "refused_batch_sizes": refused} if refused else found
 
-    import jax
 
-    from fusionx_jax import sharding
-    from fusionx_jax.models import build, network
-    from fusionx_jax.plan import hlo
-    from fusionx_jax.training import flops as flops_lib
-    from fusionx_jax.training import step
-    from fusionx_jax.training.objective import first_objective
-    from fusionx_jax.training.optimizer import make_optimizer
-    from fusionx_jax.training.state import abstract_batch, fresh_state
+def compile_step(config: ConfigDict, contract: Contract, mesh: jax.sharding.Mesh) -> CompiledStep:
+    """Compiles the train step for a mesh and reads its memory and collectives.
 
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
-    accumulate = config.optimizer.get("accumulate", 1)
-    sharding.check_batch(config.batch_size, mesh, accumulate)
+    Raises:
+      DoesNotFit: the compiler refused the step for lack of device memory.
+    """
+    sharding.check_batch(config.batch_size, mesh, config.optimizer.get("accumulate", 1))
     model = build.make_model(config, contract.modalities)
     objective = first_objective(config, network.unrolled(model, 1), contract)
     optimizer, schedule = make_optimizer(config)
-
-    shapes = jax.eval_shape(functools.partial(fresh_state, model, optimizer, config.seed))
-    layout = sharding.state_shardings(shapes, mesh)
-    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
+    state = abstract_state(model, optimizer, mesh)
     spread = sharding.batch_sharding(mesh)
     wire = {
         m: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread) for m, x in abstract_batch(config, contract).items()
     }
     began = time.perf_counter()
-    program = step.jit_step(config, objective, optimizer, schedule, layout, mesh)
+    program = step.jit_step(config, objective, optimizer, schedule, layout(state), mesh)
     with jax.set_mesh(mesh):
         lowered = program.lower(state, wire)
     try:
         compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:  # the TPU's compiler knows its memory and refuses more
+    except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        words = next(line for line in str(error).splitlines() if "RESOURCE_EXHAUSTED" in line)
-        return _of_less(config, contract, devices, chip, chips, hosts, between, input_rate, words)
+        raise DoesNotFit(next(line for line in str(error).splitlines() if "RESOURCE_EXHAUSTED" in line)) from error
     seconds = time.perf_counter() - began
-    memory = compiled.memory_analysis()
-    flops = useful = flops_lib.flops_per_pair(config, model, contract) * config.batch_size
-    if config.model.get("remat", "none") != "none":
-        useful = flops_lib.useful_flops_per_pair(config, contract) * config.batch_size
-    moved = hlo.collectives(compiled.as_text(), sharding.AXES, [mesh.shape[a] for a in sharding.AXES])
-
-    held = {part: _bytes_per_device(shapes[part], layout[part]) for part in ("params", "opt_state")}
-    batch = sum(math.prod(x.shape) * 2 for x in wire.values()) // mesh.size
-    share = chips / mesh.size  # of a chip that one device is
-    rate = chip.flops[config.model.dtype] * share
-    # State is read and written by the optimizer, once; parameters by both passes, and activations written and read, in
-    # every part of an accumulated batch. Buffers that are used again count once, so this is the least.
-    each_part = 4 * held["params"] + 2 * memory.temp_size_in_bytes
-    traffic = 2 * (held["params"] + held["opt_state"]) + accumulate * each_part + 2 * batch
-    network = sum(_seconds(c, mesh, chip, share, between) for c in moved)
-    pair_bytes = sum(math.prod(x.shape[1:]) * 2 for x in wire.values())
-    bounds = {
-        "compute": flops / mesh.size / rate,
-        "memory": traffic / (chip.memory_rate * share),
-        "network": network,
-        "input": config.batch_size * pair_bytes / hosts / input_rate,
-    }
-    slowest = max(bounds, key=bounds.get)
-    step_s = bounds[slowest]
-    limit = chip.memory * share * _USABLE
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    if memory is None or text is None:
+        raise InputError("This backend's compiler reports no memory analysis; plan for a TPU slice or for GPUs.")
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    peak += memory.temp_size_in_bytes
-    fixed = sum(held.values())
-    per_pair = max(peak - fixed, 1) / (config.batch_size / mesh.size)
-    unit = mesh.size * accumulate
+    return CompiledStep(
+        state=state,
+        params=_bytes_per_device(state["params"]),
+        opt_state=_bytes_per_device(state["opt_state"]),
+        batch=sum(math.prod(x.shape) * 2 for x in wire.values()) // mesh.size,
+        temporaries=memory.temp_size_in_bytes,
+        peak=peak + memory.temp_size_in_bytes,
+        collectives=hlo.collectives(text, sharding.AXES, [mesh.shape[a] for a in sharding.AXES]),
+        compile_s=seconds,
+    )
+
+
+def _account(
+    config: ConfigDict,
+    contract: Contract,
+    machine: Machine,
+    mesh: jax.sharding.Mesh,
+    compiled: CompiledStep,
+    input_rate: float,
+) -> dict[str, Any]:
+    """The plan of a compiled step: its roofline, and whether its memory fits."""
+    flops = flops_lib.flops_per_pair(config, build.make_model(config, contract.modalities), contract)
+    useful = flops if config.model.get("remat", "none") == "none" else flops_lib.useful_flops_per_pair(config, contract)
+    share = machine.chips / mesh.size  # of a chip, per device
+    pair_bytes = compiled.batch * mesh.size // config.batch_size
+    rate = machine.chip.flops[config.model.dtype] * share * mesh.size
+    bounds = {
+        "compute": flops * config.batch_size / rate,
+        "memory": _memory_traffic(compiled, config.optimizer.get("accumulate", 1)) / machine.chip.memory_rate / share,
+        "network": sum(_ring_seconds(c, mesh, machine) for c in compiled.collectives),
+        "input": config.batch_size * pair_bytes / machine.hosts / input_rate,
+    }
+    bound, step_s = max(bounds.items(), key=lambda item: item[1])
+    available = machine.chip.memory * share * _USABLE
+    pairs_per_s = config.batch_size / step_s
     return {
-        "devices": mesh.size, "chips": chips, "hosts": hosts, "mesh": dict(mesh.shape), "batch_size": config.batch_size,
-        "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(shapes["params"])),
-        "compile_s": seconds,
+        "devices": mesh.size,
+        "chips": machine.chips,
+        "hosts": machine.hosts,
+        "mesh": dict(mesh.shape),
+        "batch_size": config.batch_size,
+        "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(compiled.state["params"])),
+        "compile_s": compiled.compile_s,
         "memory_per_device": {
-            **held, "batch": batch, "activations_and_temporaries": memory.temp_size_in_bytes, "peak": peak,
-            "available": limit,
+            "params": compiled.params,
+            "opt_state": compiled.opt_state,
+            "batch": compiled.batch,
+            "activations_and_temporaries": compiled.temporaries,
+            "peak": compiled.peak,
+            "available": available,
         },
-        "fits": bool(peak <= limit),
-        "largest_batch_size": int(max(0, (limit - fixed) / per_pair) * mesh.size // unit * unit),
-        "flops_per_pair": useful / config.batch_size, "flops_per_step": useful, "flops_per_step_with_remat": flops,
+        "fits": compiled.peak <= available,
+        "largest_batch_size": _largest_batch_size(config, mesh, compiled, available),
+        "flops_per_pair": useful,
+        "flops_per_step": useful * config.batch_size,
+        "flops_per_step_with_remat": flops * config.batch_size,
         "collectives": [
-            {"kind": c.kind, "axes": list(c.axes), "per_step": c.per_step, "bytes_per_step": c.bytes} for c in moved
+            {"kind": c.kind, "axes": list(c.axes), "per_step": c.per_step, "bytes_per_step": c.bytes}
+            for c in compiled.collectives
         ],
-        "roofline_s": bounds, "bound": slowest, "step_s": step_s, "pairs_per_s": config.batch_size / step_s,
-        "mfu_at_roofline": useful / mesh.size / rate / step_s,
-        "input_bytes_per_s_per_host": config.batch_size / step_s * pair_bytes / hosts,
-    }  # fmt: skip
+        "roofline_s": bounds,
+        "bound": bound,
+        "step_s": step_s,
+        "pairs_per_s": pairs_per_s,
+        "mfu_at_roofline": useful * config.batch_size / rate / step_s,
+        "input_bytes_per_s_per_host": pairs_per_s * pair_bytes / machine.hosts,
+    }
 
 
-def _of_less(config, contract, devices, chip, chips, hosts, between, input_rate, words) -> dict[str, Any]:
-    """The plan of half the batch, or less, marked as not fitting: a step whose compiler refused to go on has none."""
-    least = len(devices) * config.optimizer.get("accumulate", 1)
-    batch = config.batch_size // 2 // least * least
-    progress.logger.warning("A batch of %d does not fit (%s).", config.batch_size, words)
-    if not batch:
-        raise RunError(
-            f"Not even a batch of {config.batch_size} fits: {words}. Spread the state with --config.mesh.fsdp=-1, "
-            "compute again with --config.model.remat=full, or take more or larger chips."
-        )
-    progress.logger.info("Compiling for a batch of %d to find the largest …", batch)
-    less = config.copy_and_resolve_references()
-    less.batch_size = batch
-    found = plan(less, contract, devices, chip, chips, hosts, between, input_rate)
-    refused = found.get("refused_batch_sizes", [])
-    return {**found, "fits": False, "refused_batch_sizes": [config.batch_size, *refused]}
+def _memory_traffic(compiled: CompiledStep, accumulate: int) -> int:
+    """Least bytes that a device reads and writes in a step.
 
-
-def _bytes_per_device(shapes: Any, layout: Any) -> int:
-    import jax
-
-    sizes = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, shapes, layout)
-    return sum(jax.tree.leaves(sizes))
-
-
-def _seconds(c: Any, mesh: Any, chip: Chip, share: float, between: float) -> float:
-    """A ring's time for a collective: (n - 1) / n of the bytes, twice for a sum that all receive."""
-    count = math.prod(mesh.shape[a] for a in c.axes)
-    # Groups that reach beyond a machine go at the rate between machines.
-    inner = math.prod(mesh.shape[a] for a in mesh.axis_names[mesh.axis_names.index(c.axes[0]) :])
-    rate = between if between and inner > chip.per_host else chip.network_rate * share
-    size = c.bytes * (count if c.kind == "reduce-scatter" else 1)  # its result is a part of what travels
-    return _TURNS[c.kind] * (count - 1) / count * size / rate
-
-
-def machine(topology: str, devices: int, kind: str) -> tuple[Any, Chip, int, int, float]:
-    """Devices to compile for, their chip, chips, hosts, and the rate between machines.
-
-    Raises:
-      InputError: an unknown chip or slice, or no compiler for it.
+    The optimizer reads and writes the state once. Every part of an accumulated batch reads the parameters in both
+    passes and writes and reads its activations; buffers that are reused count once.
     """
-    if topology:
-        kind, _, grid = topology.partition(":")
-        sides = grid.split("x")
-        if kind not in ("v4", "v5e", "v5p", "v6e") or not all(s.isdigit() and int(s) for s in sides):
-            raise InputError(f"--topology is {topology!r}; give GENERATION:GRID of chips, e.g. v5e:16x16 or v4:4x4x4.")
-        chips = math.prod(int(s) for s in sides)
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would ask a cloud machine's metadata
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # its lock guards a chip, and there is none
-        # A third of the compiler's work (ViT-B on v5e:16x16), memory and collectives within 1 % of its usual effort.
-        os.environ.setdefault("JAX_EXEC_TIME_OPTIMIZATION_EFFORT", "-1.0")
-        from jax.experimental import topologies
-
-        bounds = [int(s) for s in sides] + [1] * (3 - len(sides))
-        # A slice smaller than a host's must be said to be the whole host.
-        small = {"chips_per_host_bounds": bounds} if chips < CHIPS[kind].per_host else {}
-        try:
-            found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **small).devices
-        except Exception as error:  # libtpu is absent, or does not know the slice: many types, from C++
-            raise InputError(
-                f"No TPU compiler for {topology} ({str(error).splitlines()[0]}); install it with `pip install "
-                "fusionx-jax[tpu]`, and name a slice that exists."
-            ) from error
-        return list(found), CHIPS[kind], chips, max(1, chips // CHIPS[kind].per_host), 0.0
-    if kind not in CHIPS or devices < 1:
-        raise InputError(f"--kind is {kind!r} and --devices {devices}; known are {', '.join(CHIPS)}, from 1 on.")
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    import jax
-
-    if jax.device_count() != devices:
-        raise InputError(f"{jax.device_count()} devices were there before {devices} could be simulated; run it anew.")
-    hosts = -(-devices // CHIPS[kind].per_host)
-    return jax.devices(), CHIPS[kind], devices, hosts, BETWEEN_GPU_MACHINES
+    per_part = 4 * compiled.params + 2 * compiled.temporaries
+    return 2 * (compiled.params + compiled.opt_state) + accumulate * per_part + 2 * compiled.batch
 
 
-def show(found: Mapping[str, Any], epochs: float) -> str:
-    """The plan for people."""
-    m = {k: v / 2**30 for k, v in found["memory_per_device"].items()}
-    mesh = " x ".join(f"{k} {v}" for k, v in found["mesh"].items())
-    moved = [
-        f"{c['per_step']} {c['kind']} over {' x '.join(c['axes'])}, {c['bytes_per_step'] / 1e6:.1f} MB"
-        for c in found["collectives"]
-    ]
-    bounds = ", ".join(f"{k} {1e3 * v:.2f} ms" for k, v in found["roofline_s"].items())
-    again = ""
-    if found["flops_per_step_with_remat"] > 1.001 * found["flops_per_step"]:
-        again = f" ({found['flops_per_step_with_remat'] / 1e12:.2f} T with what is computed again)"
-    refused = found.get("refused_batch_sizes", [])
-    lines = [
-        f"{found['of']}: {found['chips']} chips, {found['devices']} devices, {found['hosts']} hosts; mesh {mesh}",
-        f"network       {found['parameters'] / 1e6:.1f} M parameters, batch {found['batch_size']}; compiled in "
-        f"{found['compile_s']:.0f} s",
-        f"memory        a device: parameters {m['params']:.2f} GiB, optimizer {m['opt_state']:.2f}, activations and "
-        f"temporaries {m['activations_and_temporaries']:.2f}",
-        f"              peak {m['peak']:.2f} of {m['available']:.1f} GiB usable: "
-        f"{'fits' if found['fits'] or refused else 'DOES NOT FIT'}; largest batch about {found['largest_batch_size']}",
-        f"FLOPs         {found['flops_per_pair'] / 1e9:.2f} G a pair, {found['flops_per_step'] / 1e12:.2f} T a step"
-        + again,
-        f"collectives   {'; '.join(moved) or 'none'}",
-        f"roofline      {bounds}; bound by {found['bound']}",
-        f"at best       {1e3 * found['step_s']:.2f} ms a step, {found['pairs_per_s']:.0f} pairs/s, MFU "
-        f"{100 * found['mfu_at_roofline']:.0f} %; input {found['input_bytes_per_s_per_host'] / 1e6:.0f} MB/s a host",
-    ]
-    if refused:
-        told = f"batch {refused[0]} DOES NOT FIT: the compiler refuses it; what follows is of {found['batch_size']}"
-        lines.insert(0, told)
-    if found.get("days"):
-        hours = found["days"] * found["chips"] * 24
-        long = f"{found['days']:.1f} days" if found["days"] >= 1 else f"{24 * found['days']:.2f} hours"
-        lines.append(f"{epochs:g} epochs    {long} at best, {hours:.0f} chip hours")
-    return "\n".join(lines)
+def _largest_batch_size(config: ConfigDict, mesh: jax.sharding.Mesh, compiled: CompiledStep, available: float) -> int:
+    """The largest batch that fits, if memory other than the state grows in proportion to the batch."""
+    state = compiled.params + compiled.opt_state
+    per_pair = max(compiled.peak - state, 1) / (config.batch_size / mesh.size)
+    multiple = mesh.size * config.optimizer.get("accumulate", 1)
+    return int(max(0, (available - state) / per_pair) * mesh.size // multiple * multiple)
+
+
+def _bytes_per_device(abstract: PyTree) -> int:
+    leaves: Sequence[jax.ShapeDtypeStruct] = jax.tree.leaves(abstract)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+
+def _ring_seconds(c: hlo.Collective, mesh: jax.sharding.Mesh, machine: Machine) -> float:
+    """Time of a collective on a ring of n devices: (n - 1) / n of the bytes, twice for an all-reduce."""
+    n = math.prod(mesh.shape[a] for a in c.axes)
+    # Neighbors in a group are this many devices apart at most; groups that span hosts use the rate between hosts.
+    span = math.prod(mesh.shape[a] for a in mesh.axis_names[mesh.axis_names.index(c.axes[0]) :])
+    spans_hosts = span > machine.chip.per_host
+    rate = machine.chip.network_rate * machine.chips / mesh.size
+    if machine.host_to_host_rate and spans_hosts:
+        rate = machine.host_to_host_rate
+    # The result of a reduce-scatter is one device's part of the bytes that travel.
+    size = c.bytes * (n if c.kind == "reduce-scatter" else 1)
+    return _RING_PASSES[c.kind] * (n - 1) / n * size / rate

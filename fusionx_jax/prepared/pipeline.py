@@ -221,6 +221,11 @@ def _tensorflow_if_installed() -> ModuleType | None:
     return tf
 
 
+def has_tensorflow() -> bool:
+    """Whether TensorFlow is installed, so that tf.data and TFRecord can be read."""
+    return _tensorflow_if_installed() is not None
+
+
 def _tensorflow() -> ModuleType:
     tf = _tensorflow_if_installed()
     if tf is None:

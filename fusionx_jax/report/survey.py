@@ -1,7 +1,7 @@
-"""`fusionx inspect DIR...`: what is in prepared sets, and what looks wrong with them.
+"""`fusionx inspect DIR...`: what is in prepared sets, and what is wrong with them.
 
-Everything is read once, in order, with memory that does not grow with the tiles beyond a few bytes each: class counts
-come from the contract, co-occurrence and histograms are sums, and duplicates are found by a 64-bit hash of the pixels.
+Every tile is read once, in order. Memory grows by a few bytes per tile: class counts come from the contract,
+co-occurrence and histograms are sums, and duplicates are found by 64-bit hashes of the pixels.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _PLACE = 4  # decimals of a degree within which two tiles are at one place: abou
 
 
 def examine(directory: str, most: int | None = None, shown: int = 6) -> Survey:
-    """Reads a prepared set, or `most` tiles evenly over it, and gathers what the page shows.
+    """Reads a prepared set, or `most` tiles evenly over it, and collects what the page shows.
 
     Raises:
       InputError: it is not a prepared set, or a record is damaged.
@@ -34,66 +34,107 @@ def examine(directory: str, most: int | None = None, shown: int = 6) -> Survey:
     splits = [s for s, n in contract.splits.items() if n]
     total = sum(contract.splits[s] for s in splits)
     share = min(1.0, most / total) if most else 1.0
-    multi = {name: t for name, t in contract.tasks.items() if t.kind == "multi"}
-    together = {name: np.zeros((len(t.classes),) * 2, np.int64) for name, t in multi.items()}
-    histograms = {m: np.zeros((len(c.bands), _BINS), np.int64) for m, c in contract.modalities.items()}
-    moments = {m: np.zeros((len(c.bands), 3)) for m, c in contract.modalities.items()}
-    features = [*contract.modalities, *(t.feature for t in multi.values()), "id"]
-    features += ["location"] if contract.has_location else []
-    features += [contract.group_feature] if contract.group_feature else []
-    hashes, split_of, places, ids, groups = [], [], [], [], []
-    examined = {}
-    dark: dict[str, list[np.ndarray]] = {m: [] for m in contract.modalities}
+    totals = Totals(contract)
     with progress.Progress(max(1, round(share * total)), f"inspecting {contract.name}", "tile") as bar:
         for number, split in enumerate(splits):
-            count = max(1, round(share * contract.splits[split]))
-            index = np.unique(np.linspace(0, contract.splits[split] - 1, count).round().astype(int))
-            examined[split] = len(index)
+            index = evenly_spaced(contract.splits[split], share)
             for start in range(0, len(index), _CHUNK):
-                batch = prepared.read(split, index[start : start + _CHUNK], features)
-                for name, task in multi.items():
-                    present = batch[task.feature].astype(np.int64)
-                    together[name] += present.T @ present
-                for name, m in contract.modalities.items():
-                    _add_pixels(batch[name], m, histograms[name], moments[name] if split == "train" else None)
-                    if split == "train" and len(dark[name]) < 8:
-                        dark[name].append(batch[name][:, ::8, ::8].reshape(-1, len(m.bands)))
-                pixels = [batch[name] for name in contract.modalities]
-                hashes += [_number(*sensors) for sensors in zip(*pixels)]
-                split_of += [number] * len(batch["id"])
-                ids += [_number(i.encode()) for i in batch["id"]]
-                if contract.has_location:
-                    places.append(batch["location"])
-                if contract.group_feature:
-                    groups += [_number(g.encode()) for g in batch[contract.group_feature]]
-                bar.advance(len(batch["id"]))
-    split_numbers = np.array(split_of, np.uint8)
-    where = np.concatenate(places) if places else np.zeros((0, 2), np.float32)
-    warnings = [
-        *_statistics_warnings(contract, moments, share),
-        *_offset_warnings(contract, dark),
-        *_leaks(splits, split_numbers, np.array(hashes, np.uint64), "the same pixels"),
-        *_leaks(splits, split_numbers, np.array(ids, np.uint64), "the same id"),
-        *_leaks(
-            splits,
-            split_numbers,
-            np.array(groups, np.uint64),
-            "one scene in several splits, which only splits by block intend",
-            within=False,
-        ),
-        *_leaks(splits, split_numbers, _place_codes(where), "the same place", within=False),
+                rows = index[start : start + _CHUNK]
+                totals.add(number, split, prepared.read(split, rows, totals.features))
+                bar.advance(len(rows))
+    return Survey(
+        directory=prepared.directory,
+        contract=contract,
+        examined=totals.examined,
+        together=totals.together,
+        histograms=totals.histograms,
+        places=np.column_stack([totals.locations(), totals.split_numbers()[: len(totals.locations())]]),
+        sheet=_sheet(prepared, splits, shown),
+        warnings=_warnings(totals, splits, share),
+    )
+
+
+def evenly_spaced(size: int, share: float) -> np.ndarray:
+    """Indices of a share of `size` tiles, at least one."""
+    return np.unique(np.linspace(0, size - 1, max(1, round(share * size))).round().astype(int))
+
+
+class Totals:
+    """Sums over the tiles read so far.
+
+    Attributes:
+      features: the features of a tile that `add` needs.
+      examined: tiles read, by split.
+      together: [K, K] tiles with both classes, by multi-label task.
+      histograms: [C, bins] pixels, by modality.
+      moments: [C, 3] number, sum and sum of squares of the training pixels (physical units), by modality.
+      dark: some training pixels (wire codes), by modality, for the check of the reflectance offset.
+    """
+
+    def __init__(self, contract: Contract):
+        self.contract = contract
+        self._multi = {name: t for name, t in contract.tasks.items() if t.kind == "multi"}
+        self.features = [*contract.modalities, *(t.feature for t in self._multi.values()), "id"]
+        self.features += ["location"] if contract.has_location else []
+        self.features += [contract.group_feature] if contract.group_feature else []
+        self.examined: dict[str, int] = {}
+        self.together = {name: np.zeros((len(t.classes),) * 2, np.int64) for name, t in self._multi.items()}
+        self.histograms = {m: np.zeros((len(c.bands), _BINS), np.int64) for m, c in contract.modalities.items()}
+        self.moments = {m: np.zeros((len(c.bands), 3)) for m, c in contract.modalities.items()}
+        self.dark: dict[str, list[np.ndarray]] = {m: [] for m in contract.modalities}
+        # Hashes of 64 bits: the ids and pixels of half a million tiles would not fit in memory.
+        self._hashes: dict[str, list[int]] = {"pixels": [], "id": [], "group": []}
+        self._split_numbers: list[int] = []
+        self._locations: list[np.ndarray] = []
+
+    def add(self, number: int, split: str, batch: Mapping[str, np.ndarray]) -> None:
+        """Adds a batch of the split with index `number`."""
+        self.examined[split] = self.examined.get(split, 0) + len(batch["id"])
+        for name, task in self._multi.items():
+            present = batch[task.feature].astype(np.int64)
+            self.together[name] += present.T @ present
+        for name, m in self.contract.modalities.items():
+            _add_pixels(batch[name], m, self.histograms[name], self.moments[name] if split == "train" else None)
+            if split == "train" and len(self.dark[name]) < 8:
+                self.dark[name].append(batch[name][:, ::8, ::8].reshape(-1, len(m.bands)))
+        self._split_numbers += [number] * len(batch["id"])
+        self._hashes["pixels"] += [_hash(*tile) for tile in zip(*(batch[name] for name in self.contract.modalities))]
+        self._hashes["id"] += [_hash(i.encode()) for i in batch["id"]]
+        if self.contract.group_feature:
+            self._hashes["group"] += [_hash(g.encode()) for g in batch[self.contract.group_feature]]
+        if self.contract.has_location:
+            self._locations.append(batch["location"])
+
+    def hashes(self, what: str) -> np.ndarray:
+        """uint64 [N], equal for tiles with the same "pixels", "id" or "group"; [0] without groups."""
+        return np.array(self._hashes[what], np.uint64)
+
+    def split_numbers(self) -> np.ndarray:
+        """uint8 [N], the index of each tile's split."""
+        return np.array(self._split_numbers, np.uint8)
+
+    def locations(self) -> np.ndarray:
+        """[N, 2] longitude and latitude in degrees; [0, 2] for sets without locations."""
+        return np.concatenate(self._locations) if self._locations else np.zeros((0, 2), np.float32)
+
+
+def _warnings(totals: Totals, splits: Sequence[str], share: float) -> list[str]:
+    contract, split_of = totals.contract, totals.split_numbers()
+    scenes = "one scene in several splits, which only splits by block intend"
+    return [
+        *_statistics_warnings(contract, totals.moments, share),
+        *_offset_warnings(contract, totals.dark),
+        *_leaks(splits, split_of, totals.hashes("pixels"), "the same pixels"),
+        *_leaks(splits, split_of, totals.hashes("id"), "the same id"),
+        *_leaks(splits, split_of, totals.hashes("group"), scenes, within=False),
+        *_leaks(splits, split_of, _place_codes(totals.locations()), "the same place", within=False),
         *_class_warnings(contract),
         *(note for note in contract.notes if "left out" in note),
     ]
-    sheet = _sheet(prepared, splits, shown)
-    return Survey(
-        prepared.directory, contract, examined, together, histograms,
-        np.column_stack([where, split_numbers[: len(where)]]) if len(where) else np.zeros((0, 3)), sheet, warnings,
-    )  # fmt: skip
 
 
-def _number(*parts: Any) -> int:
-    """Bytes or arrays as 64 bits: half a million ids or tiles must not be held as such."""
+def _hash(*parts: Any) -> int:
+    """A 64-bit hash of bytes or arrays."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         digest.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
@@ -123,11 +164,12 @@ def _statistics_warnings(contract: Contract, moments: Mapping[str, np.ndarray], 
             continue
         mean = total / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
-        for band, found, spread, said, width in zip(m.bands, mean, deviation, m.mean, m.std):
-            if abs(found - said) > tolerance * width or abs(spread / width - 1) > tolerance:
+        for band, found, spread, stated, width in zip(m.bands, mean, deviation, m.mean, m.std):
+            if abs(found - stated) > tolerance * width or abs(spread / width - 1) > tolerance:
                 out.append(
-                    f"{name} {band}: the contract says mean {said:.4g} and deviation {width:.4g}, the training pixels "
-                    f"have {found:.4g} and {spread:.4g}; the contract was edited or belongs to other shards."
+                    f"{name} {band}: the contract has mean {stated:.4g} and deviation {width:.4g}, "
+                    f"the training pixels have {found:.4g} and {spread:.4g}; the contract was edited or belongs to "
+                    "other shards."
                 )
     return out
 

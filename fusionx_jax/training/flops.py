@@ -1,7 +1,5 @@
 """Floating-point operations of a training step, as XLA counts them before it optimizes the program."""
 
-from typing import Any
-
 import jax
 from ml_collections import ConfigDict
 
@@ -18,7 +16,7 @@ def useful_flops_per_pair(config: ConfigDict, contract: Contract) -> float:
     return flops_per_pair(plain, build.make_model(plain, contract.modalities), contract)
 
 
-def flops_per_pair(config: ConfigDict, model: Any, contract: Contract) -> float:
+def flops_per_pair(config: ConfigDict, model: network.Network, contract: Contract) -> float:
     """FLOPs of one example in a training step; 0 if `num_steps` is 0."""
     if not config.num_steps:
         return 0.0

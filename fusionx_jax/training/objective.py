@@ -6,7 +6,7 @@ Masked autoencoding (MAE, arXiv 2111.06377; Fus-MAE, arXiv 2401.02764) with an o
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from fusionx_jax import losses, masking, preprocess
 from fusionx_jax.contract import Contract
 from fusionx_jax.errors import InputError
 from fusionx_jax.models import layers
+from fusionx_jax.models.network import Network
 
 Wire = Mapping[str, UInt16[Array, "batch _height _width _channels"]]
 """Tiles as they are stored, by modality."""
@@ -27,7 +28,7 @@ Metrics = dict[str, Float[Array, ""]]
 class Forward(NamedTuple):
     """A forward pass over a masked batch."""
 
-    output: Any  # layers.Output
+    output: layers.Output
     masks: dict[str, masking.Mask]
     patches: dict[str, Float[Array, "batch _patches _pixels"]]  # standardized
     valid: dict[str, Bool[Array, "batch _patches _pixels"]] | None  # None: all pixels are valid
@@ -37,7 +38,7 @@ class Forward(NamedTuple):
 class MaskedModel:
     """A network with its normalization and masking, fixed for a run (for one stage of a mask schedule)."""
 
-    model: Any  # a network of models.build
+    model: Network
     normalizer: preprocess.Normalizer
     mask: Callable[..., dict[str, masking.Mask]]  # a strategy of masking.py
     ratios: Mapping[str, float]
@@ -96,7 +97,7 @@ class Objective(MaskedModel):
         return total, {"loss": total, **metrics}
 
 
-def make_objective(config: ConfigDict, model: Any, normalizer: preprocess.Normalizer, step: int = 0) -> Objective:
+def make_objective(config: ConfigDict, model: Network, normalizer: preprocess.Normalizer, step: int = 0) -> Objective:
     """The objective at `step`: a mask schedule changes it during a run.
 
     Raises:
@@ -124,7 +125,7 @@ def make_objective(config: ConfigDict, model: Any, normalizer: preprocess.Normal
     )
 
 
-def first_objective(config: ConfigDict, model: Any, contract: Contract) -> Objective:
+def first_objective(config: ConfigDict, model: Network, contract: Contract) -> Objective:
     """The objective at step 0, on data normalized by the statistics of `contract`."""
     modalities = {m: contract.modalities[m] for m in config.modalities}
     normalizer = preprocess.make_normalizer(

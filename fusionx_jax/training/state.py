@@ -1,7 +1,6 @@
 """The train state: parameters, optimizer state and step, its shapes and its layout on a mesh."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +11,19 @@ from ml_collections import ConfigDict
 from fusionx_jax import sharding
 from fusionx_jax.contract import Contract
 from fusionx_jax.models import build
+from fusionx_jax.models.network import Network
 
 TrainState = dict[str, PyTree]
 """`params`, `opt_state` and `step` (int32 scalar)."""
 
 
-def fresh_state(model: Any, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+def fresh_state(model: Network, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """The state before the first step: a pure function of the seed."""
     params = build.init_params(model, jax.random.key(seed))
     return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
 
 
-def abstract_state(model: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
+def abstract_state(model: Network, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
     """Shapes, types and shardings of the state on a mesh, without arrays."""
     shapes = jax.eval_shape(functools.partial(fresh_state, model, optimizer, 0))
     layout = sharding.state_shardings(shapes, mesh)

@@ -7,11 +7,13 @@ import pytest
 
 from experiments import sweep
 from fusionx_jax import config
+from fusionx_jax.chips import CHIPS
 from fusionx_jax.contract import assumed
 from fusionx_jax.errors import InputError, RunError
 from fusionx_jax.evaluate.records import Method
 from fusionx_jax.models import build, layers
-from fusionx_jax.plan import estimate, hlo
+from fusionx_jax.plan import estimate, hlo, text
+from fusionx_jax.plan.machine import Machine
 from fusionx_jax.training import flops as flops_lib
 from fusionx_jax.training import step
 from tests.helpers import EARLY, ROOT, assert_clear, run_cli, run_script
@@ -56,6 +58,10 @@ def test_loops_are_counted_as_often_as_they_run():
     assert found[12] - found[7] == pytest.approx(found[7] - found[2], rel=1e-3)
     assert found[12] > 2 * found[2]
     assert flops(small("--config.model.remat=full")) > 1.1 * flops(small())  # blocks alone: not embeddings and heads
+
+
+def one_chip(**rates):
+    return Machine(jax.devices()[:1], CHIPS["v5e"]._replace(**rates), 1, 1)
 
 
 TEXT = """
@@ -175,17 +181,15 @@ def test_a_batch_that_the_compiler_refuses_is_planned_with_less_and_does_not_fit
     contract = assumed(c.modalities, 64, 10)
     jit_step = step.jit_step
     monkeypatch.setattr(step, "jit_step", lambda *a: _Refusing(jit_step(*a), 8))
-    found = estimate.plan(c, contract, jax.devices()[:1], estimate.CHIPS["v5e"], 1, 1)
+    found = estimate.plan(c, contract, one_chip())
     assert not found["fits"]
     assert found["refused_batch_sizes"] == [32, 16]
     assert found["batch_size"] == 8
     assert found["largest_batch_size"] >= 8
-    assert "batch 32 DOES NOT FIT" in estimate.show({**found, "of": "it"}, 1.0)
+    assert "batch 32 DOES NOT FIT" in text.show(found, "v5e", 1.0)
     monkeypatch.setattr(step, "jit_step", lambda *a: _Refusing(jit_step(*a), 0))
     with pytest.raises(RunError, match="Not even a batch of 1 fits"):
-        estimate.plan(
-            config.override(c, ["--config.batch_size=1"]), contract, jax.devices()[:1], estimate.CHIPS["v5e"], 1, 1
-        )
+        estimate.plan(config.override(c, ["--config.batch_size=1"]), contract, one_chip())
 
 
 def test_groups_of_bands_can_be_planned_without_a_data_set():
@@ -199,17 +203,12 @@ def test_groups_of_bands_can_be_planned_without_a_data_set():
 def test_a_batch_in_parts_reads_its_parameters_in_every_part():
     c = small()
     contract = assumed(c.modalities, 32, 10)
-    whole, parts = (
-        estimate.plan(
-            small(f"--config.optimizer.accumulate={k}"), contract, jax.devices()[:1], estimate.CHIPS["v5e"], 1, 1
-        )
-        for k in (1, 4)
-    )
+    whole, parts = (estimate.plan(small(f"--config.optimizer.accumulate={k}"), contract, one_chip()) for k in (1, 4))
     params = whole["memory_per_device"]["params"]
     kept = [4 * k * params for k in (1, 4)]
     temporaries = [f["memory_per_device"]["activations_and_temporaries"] for f in (whole, parts)]
     expected = [a + 2 * k * t for a, k, t in zip(kept, (1, 4), temporaries)]
-    rate = estimate.CHIPS["v5e"].memory_rate
+    rate = CHIPS["v5e"].memory_rate
     assert rate * (parts["roofline_s"]["memory"] - whole["roofline_s"]["memory"]) == pytest.approx(
         expected[1] - expected[0], rel=1e-6
     )
@@ -221,17 +220,16 @@ def test_activations_stay_where_they_are_only_where_a_mesh_is_set():
 
 
 def test_a_chip_that_is_too_small_says_so(monkeypatch, capsys):
-    tiny = estimate.CHIPS["v5e"]._replace(memory=2.0**20)
     c = small()
     contract = assumed(c.modalities, 64, 10)
-    found = estimate.plan(c, contract, jax.devices()[:1], tiny, 1, 1)
+    found = estimate.plan(c, contract, one_chip(memory=2.0**20))
     assert not found["fits"]
     pair_bytes = 64 * 64 * 14 * 2
     assert found["roofline_s"]["input"] == pytest.approx(c.batch_size * pair_bytes / 2e9)
-    slow = estimate.plan(c, contract, jax.devices()[:1], estimate.CHIPS["v5e"], 1, 1, 0.0, 1e3)
+    slow = estimate.plan(c, contract, one_chip(), 1e3)
     assert slow["bound"] == "input"
     assert slow["pairs_per_s"] == pytest.approx(1e3 / pair_bytes)
     assert found["largest_batch_size"] == 0
-    assert "DOES NOT FIT" in estimate.show({**found, "of": "it"}, 1.0)
+    assert "DOES NOT FIT" in text.show(found, "v5e", 1.0)
     with pytest.raises(InputError, match="no known sensor"):
         assumed(["s7"], 64)

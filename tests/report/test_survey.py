@@ -73,7 +73,7 @@ def test_a_contract_edited_by_hand_is_noticed(simulated, tmp_path):
     raw["modalities"]["s2"]["mean"][3] += 800
     (copy / "contract.json").write_text(json.dumps(raw))
     warnings = survey.examine(str(copy)).warnings
-    assert [w for w in warnings if "s2 B04: the contract says mean" in w]
+    assert [w for w in warnings if "s2 B04: the contract has mean" in w]
     assert len([w for w in warnings if "contract says" in w]) == 1
 
 
