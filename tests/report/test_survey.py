@@ -74,7 +74,7 @@ def test_a_contract_edited_by_hand_is_noticed(simulated, tmp_path):
     (copy / "contract.json").write_text(json.dumps(raw))
     warnings = survey.examine(str(copy)).warnings
     assert [w for w in warnings if "s2 B04: the contract has mean" in w]
-    assert len([w for w in warnings if "contract says" in w]) == 1
+    assert len([w for w in warnings if "the contract has" in w]) == 1
 
 
 def test_a_few_tiles_of_a_large_set_suffice_for_a_look(simulated):
