@@ -1,11 +1,14 @@
 """What several test files use."""
 
 import contextlib
+import io
+import logging
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -43,6 +46,35 @@ def run_cli(*arguments: str, env: dict[str, str] | None = None, timeout: float =
         check=False,
         **kwargs,
     )
+
+
+class Done(NamedTuple):
+    """As `subprocess.CompletedProcess`."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_here(*arguments: str) -> Done:
+    """Runs `fusionx …` in this process: a process of its own takes seconds to import what it needs.
+
+    An exception that is not reported as one sentence is raised here.
+    """
+    from fusionx_jax import __main__, progress
+
+    loggers = (progress.logger, logging.getLogger("absl"))
+    before = [(x.level, x.propagate, list(x.handlers)) for x in loggers]
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = __main__.main(list(arguments))
+    except SystemExit as stop:  # argparse
+        status = int(stop.code or 0)
+    finally:
+        for x, (level, propagate, handlers) in zip(loggers, before):
+            x.level, x.propagate, x.handlers = level, propagate, handlers
+    return Done(status, out.getvalue(), err.getvalue())
 
 
 def assert_clear(done, status: int, *words: str) -> None:

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from tests.helpers import TINY, assert_clear, run_cli, run_script
+from tests.helpers import TINY, assert_clear, run_cli, run_here, run_script
 
 
 @pytest.mark.parametrize(
@@ -26,18 +26,16 @@ def test_help_imports_no_tensorflow():
 
 
 def test_usage_errors_are_one_sentence_with_status_two(tmp_path, simulated):
-    go = ("fusionx_jax", "pretrain", "--config=configs/demo.py", f"--workdir={tmp_path / 'w'}")
-    assert run_cli("fusionx_jax", "fly").returncode == 2
-    assert_clear(run_cli(*go, "--config.learning_rat=1"), 2, "Unknown config key 'learning_rat'", "num_steps")
-    assert_clear(run_cli(*go, "--config.optimizer.speed=1"), 2, "optimizer has", "learning_rate")
-    assert_clear(run_cli(*go, "--config.num_steps=many"), 2, "num_steps")
-    assert_clear(run_cli(*go, "--color=red"), 2, "--color=red")
-    assert_clear(run_cli(*go, "--config.dataset=nowhere"), 2, "There is no folder nowhere")
-    assert_clear(run_cli(*go[:2], "--config=configs/none.py", go[3]), 2, "There is no config file")
-    assert_clear(
-        run_cli("fusionx_jax", "evaluate", f"--workdir={tmp_path}/x", f"--dataset={simulated}"), 2, "no folder"
-    )
-    assert_clear(run_cli("fusionx_jax", "report", f"--workdir={tmp_path}"), 2, "not a FusionX-Net checkpoint")
+    go = ("pretrain", "--config=configs/demo.py", f"--workdir={tmp_path / 'w'}")
+    assert run_here("fly").returncode == 2
+    assert_clear(run_here(*go, "--config.learning_rat=1"), 2, "Unknown config key 'learning_rat'", "num_steps")
+    assert_clear(run_here(*go, "--config.optimizer.speed=1"), 2, "optimizer has", "learning_rate")
+    assert_clear(run_here(*go, "--config.num_steps=many"), 2, "num_steps")
+    assert_clear(run_here(*go, "--color=red"), 2, "--color=red")
+    assert_clear(run_here(*go, "--config.dataset=nowhere"), 2, "There is no folder nowhere")
+    assert_clear(run_here(*go[:1], "--config=configs/none.py", go[2]), 2, "There is no config file")
+    assert_clear(run_here("evaluate", f"--workdir={tmp_path}/x", f"--dataset={simulated}"), 2, "no folder")
+    assert_clear(run_here("report", f"--workdir={tmp_path}"), 2, "not a FusionX-Net checkpoint")
     assert not (tmp_path / "w" / "checkpoints").exists()
 
 
@@ -47,8 +45,8 @@ def test_a_damaged_shard_met_in_training_is_one_sentence(tmp_path, simulated):
     copy = shutil.copytree(simulated, tmp_path / "set")
     shard = next(copy.glob("*train*"))
     shard.write_bytes(shard.read_bytes()[:-100_000])
-    done = run_cli(
-        "fusionx_jax", "pretrain", "--config=configs/demo.py", f"--workdir={tmp_path / 'w'}", f"--config.dataset={copy}",
+    done = run_here(
+        "pretrain", "--config=configs/demo.py", f"--workdir={tmp_path / 'w'}", f"--config.dataset={copy}",
         *TINY,
     )  # fmt: skip
     assert_clear(done, 2, shard.name, "prepare the set again")

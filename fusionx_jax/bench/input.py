@@ -143,7 +143,7 @@ class Contestants:
             index = order.batch_indices(0, step, self._batch_size, self._tiles)
             for array in self._arrays.values():
                 array.take(index, axis=0)
-        return self._batches * self._batch_size
+        return float(self._batches * self._batch_size)
 
     def memory_growth(self) -> int:
         """Bytes by which the process grows from the second quarter of a turn of our pipeline to the last."""
@@ -165,7 +165,7 @@ class Contestants:
         )
 
     def _drain(self, source: Iterator[dict[str, np.ndarray]], after_batch: Callable[[], None] = lambda: None) -> float:
-        count = 0
+        count = 0.0
         for batch in pipeline.DeviceBatches(source, self._sharding):
             jax.block_until_ready(batch)
             count += self._batch_size

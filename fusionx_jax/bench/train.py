@@ -138,7 +138,7 @@ class _Ours:
         jax.block_until_ready(self._late)
 
     def __call__(self) -> float:
-        began, count = time.perf_counter(), 0
+        began, count = time.perf_counter(), 0.0
         while time.perf_counter() - began < self._seconds:
             self._step()
             count += self._batch_size

@@ -2,13 +2,13 @@ import json
 
 import pytest
 
-from tests.helpers import assert_clear, run_cli
+from tests.helpers import assert_clear, run_here
 
 SMALL = ("--train=2000", "--test=500", "--features=32", "--classes=4", "--resamples=20")
 
 
 def test_the_extrapolated_total_follows_from_the_parts():
-    done = run_cli("fusionx_jax", "bench", "evaluate", "--json", *SMALL, "--seeds=3")
+    done = run_here("bench", "evaluate", "--json", *SMALL, "--seeds=3")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     parts, seeds = found["parts_s"], found["sizes"]["seeds"]
@@ -21,4 +21,4 @@ def test_the_extrapolated_total_follows_from_the_parts():
 
 
 def test_sizes_without_labels_at_one_percent_are_refused():
-    assert_clear(run_cli("fusionx_jax", "bench", "evaluate", "--train=500"), 2, "at least two classes", "1000 training")
+    assert_clear(run_here("bench", "evaluate", "--train=500"), 2, "at least two classes", "1000 training")

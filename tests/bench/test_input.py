@@ -7,12 +7,12 @@ from fusionx_jax.bench import input as bench_input
 from fusionx_jax.bench import probe as bench_probe
 from fusionx_jax.evaluate.numerics import logistic
 from fusionx_jax.prepared import store
-from tests.helpers import assert_clear, run_cli
+from tests.helpers import assert_clear, run_here
 
 
 def test_input_bench_prints_one_object_with_its_ratios(tmp_path):
-    done = run_cli(
-        "fusionx_jax", "bench", "input", "--json", "--tiles=64", "--tile_size=16", "--batch_size=8", "--rounds=1",
+    done = run_here(
+        "bench", "input", "--json", "--tiles=64", "--tile_size=16", "--batch_size=8", "--rounds=1",
         f"--tmp={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -39,7 +39,7 @@ def test_the_other_forms_hold_the_same_tiles(tmp_path):
 
 
 def test_probe_bench_agrees_with_scikit_learn_on_a_small_sweep():
-    done = run_cli("fusionx_jax", "bench", "probe", "--json", "--examples=1000", "--features=16", "--seeds=1")
+    done = run_here("bench", "probe", "--json", "--examples=1000", "--features=16", "--seeds=1")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["speedup"] == found["sklearn_s"] / found["our_s"]
@@ -71,6 +71,6 @@ def test_the_scikit_learn_side_gives_absent_classes_the_same_scores(kind):
 
 
 def test_bad_input_is_one_sentence():
-    assert_clear(run_cli("fusionx_jax", "bench", "input", "--tiles=10"), 2, "at least four batches")
-    assert_clear(run_cli("fusionx_jax", "bench", "probe", "--examples=10"), 2, "at least 1000 examples")
-    assert run_cli("fusionx_jax", "bench").returncode == 2
+    assert_clear(run_here("bench", "input", "--tiles=10"), 2, "at least four batches")
+    assert_clear(run_here("bench", "probe", "--examples=10"), 2, "at least 1000 examples")
+    assert run_here("bench").returncode == 2

@@ -6,7 +6,7 @@ import pytest
 
 from fusionx_jax import chips
 from fusionx_jax.bench import profile
-from tests.helpers import EARLY, assert_clear, run_cli
+from tests.helpers import EARLY, assert_clear, run_cli, run_here
 
 SHORT = ("--rounds=1", "--seconds=0.1", "--config.batch_size=4", "--config.model.size=mini", "--config.augment.crop=32")
 
@@ -103,6 +103,6 @@ def test_devices_are_known_by_what_they_call_themselves(told, name):
 
 
 def test_bad_input_is_one_sentence():
-    assert_clear(run_cli("fusionx_jax", "bench", "train", "--rounds=0"), 2, "must be positive")
-    assert_clear(run_cli("fusionx_jax", "bench", "train", "--config=none.py"), 2, "none.py")
-    assert run_cli("fusionx_jax", "bench", "train", "--no_such=1").returncode == 2
+    assert_clear(run_here("bench", "train", "--rounds=0"), 2, "must be positive")
+    assert_clear(run_here("bench", "train", "--config=none.py"), 2, "none.py")
+    assert run_here("bench", "train", "--no_such=1").returncode == 2

@@ -2,17 +2,9 @@
 
 import contextlib
 import io
-from typing import NamedTuple
 
 from data import prepare
-
-
-class Done(NamedTuple):
-    """As `subprocess.CompletedProcess`."""
-
-    returncode: int
-    stdout: str
-    stderr: str
+from tests.helpers import Done
 
 
 def run_prepare(*arguments: str) -> Done:

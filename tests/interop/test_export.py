@@ -9,7 +9,7 @@ from fusionx_jax import checkpoint, encoder
 from fusionx_jax.errors import InputError, RunError
 from fusionx_jax.evaluate import evaluation
 from fusionx_jax.interop import export
-from tests.helpers import assert_clear, run_cli, run_script
+from tests.helpers import assert_clear, run_here, run_script
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +105,9 @@ def test_an_export_that_differs_is_not_left_behind(trained, tmp_path, monkeypatc
 
 
 def test_the_command_prints_the_report_and_says_what_it_lacks(trained, tmp_path):
-    done = run_cli("fusionx_jax", "export", f"--workdir={trained}", "--to=orbax", f"--out={tmp_path / 'a'}")
+    done = run_here("export", f"--workdir={trained}", "--to=orbax", f"--out={tmp_path / 'a'}")
     assert done.returncode == 0
     assert json.loads(done.stdout)["compared"]
-    missing = run_cli(
-        "fusionx_jax", "export", f"--workdir={trained}", "--to=orbax", f"--out={tmp_path / 'b'}", "--dataset=nowhere"
-    )
+    missing = run_here("export", f"--workdir={trained}", "--to=orbax", f"--out={tmp_path / 'b'}", "--dataset=nowhere")
     assert_clear(missing, 2, "give one with --dataset")
     assert not (tmp_path / "b").exists()

@@ -16,7 +16,7 @@ from fusionx_jax.plan import estimate, hlo, text
 from fusionx_jax.plan.machine import Machine
 from fusionx_jax.training import flops as flops_lib
 from fusionx_jax.training import step
-from tests.helpers import EARLY, ROOT, assert_clear, run_cli, run_script
+from tests.helpers import EARLY, ROOT, assert_clear, run_cli, run_here, run_script
 
 
 def small(*changes):
@@ -137,10 +137,10 @@ sys.exit(__main__.main())
 
 
 def test_what_cannot_be_planned_is_refused():
-    base = ("fusionx_jax", "plan", "--config=configs/demo.py")
-    assert_clear(run_cli(*base, "--kind=h1"), 2, "known are v4, v5e")
-    assert_clear(run_cli(*base, "--topology=v5e"), 2, "give GENERATION:GRID")
-    assert_clear(run_cli(*base, "--config.modalities=('s9',)"), 2, "give --dataset")
+    base = ("plan", "--config=configs/demo.py")
+    assert_clear(run_here(*base, "--kind=h1"), 2, "known are v4, v5e")
+    assert_clear(run_here(*base, "--topology=v5e"), 2, "give GENERATION:GRID")
+    assert_clear(run_cli("fusionx_jax", *base, "--config.modalities=('s9',)"), 2, "give --dataset")
 
 
 @pytest.mark.slow

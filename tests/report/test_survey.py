@@ -7,11 +7,12 @@ from data import writer
 from data.simulated.builder import Simulated
 from fusionx_jax.prepared import store
 from fusionx_jax.report import survey
-from tests.helpers import assert_clear, run_cli
+from tests.data.command import run_prepare
+from tests.helpers import assert_clear, run_here
 
 
 def test_the_page_shows_what_is_in_the_set(simulated, tmp_path):
-    done = run_cli("fusionx_jax", "inspect", simulated, f"--out={tmp_path}")
+    done = run_here("inspect", simulated, f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert "140 train, 20 val, 40 test tiles" in done.stdout
     page = (tmp_path / "inspect.html").read_text()
@@ -83,13 +84,13 @@ def test_a_few_tiles_of_a_large_set_suffice_for_a_look(simulated):
 
 
 def test_bad_input_is_one_sentence(tmp_path, simulated):
-    assert_clear(run_cli("fusionx_jax", "inspect", str(tmp_path / "none")), 2, "There is no folder")
-    assert_clear(run_cli("fusionx_jax", "inspect", simulated, "--tiles=0"), 2, "--tiles is 0")
+    assert_clear(run_here("inspect", str(tmp_path / "none")), 2, "There is no folder")
+    assert_clear(run_here("inspect", simulated, "--tiles=0"), 2, "--tiles is 0")
 
 
 def test_real_scenes_have_places_and_pictures(samples, tmp_path):
-    made = run_cli(
-        "data.prepare", "paired_scenes", f"--raw={samples / 'terramesh_scenes'}",
+    made = run_prepare(
+        "paired_scenes", f"--raw={samples / 'terramesh_scenes'}",
         "--spec=data/paired_scenes/terramesh.yaml", "--tile_size=32", f"--out={tmp_path}",
     )  # fmt: skip
     found = survey.examine(made.stdout.splitlines()[-1])
