@@ -82,8 +82,7 @@ def test_every_tile_is_counted_once_on_eight_devices(trained, simulated, setting
     script = """
 import sys
 import jax, numpy as np
-from fusionx_jax.evaluate import features, run
-from tests.helpers import run_script
+from fusionx_jax.evaluate import evaluation, features
 assert jax.local_device_count() == 8
 setting = evaluation.open_evaluation(sys.argv[1], sys.argv[2], [])
 found = features.extract(setting.trained, setting.prepared, "test", ["s1", "s2"], 17)
