@@ -13,11 +13,43 @@ import re
 import shlex
 import shutil
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from experiments import render
 
 _CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def main(argv: list[str]) -> int:
+    args, overrides = make_parser().parse_known_args(argv)
+    from experiments import render, run_local, submit  # late: `--help` answers at once
+    from fusionx_jax.errors import InputError
+
+    check_arguments(args, overrides)
+    workdir = os.path.abspath(args.workdir)
+    commands = points(args, overrides, workdir)
+    job = make_job(args, commands, workdir)
+    if args.target == "local":
+        if args.dry_run:
+            for command in commands:
+                print(shlex.join([sys.executable, "-m", *command]))
+            return 0
+        return run_local.run(job)
+    rendered, name = render.TARGETS[args.target]
+    text = rendered(job)
+    path = os.path.join(job.folder, name)
+    submit.write(path, text)
+    print(f"{path}:\n\n{text}")
+    if args.dry_run:
+        return 0
+    tool = submit.TOOLS[args.target]
+    if not shutil.which(tool):
+        raise InputError(f"{tool} is not installed here; submit {path} where it is.")
+    return submit.submit(args.target, job, path)
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.launch",
         description="Runs pretraining or evaluation on this machine, Slurm, Kubernetes, SkyPilot or TPU.",
@@ -58,61 +90,70 @@ def main(argv: list[str]) -> int:
     machines.add_argument("--partition", default="", help="Slurm")
     machines.add_argument("--account", default="", help="Slurm")
     machines.add_argument("--at_once", type=int, default=4, help="Slurm: runs of a sweep at a time (4)")
-    args, overrides = parser.parse_known_args(argv)
-    from experiments import render, run_local, submit  # late: `--help` answers at once
+    return parser
+
+
+def check_arguments(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Refuses arguments that are unknown, out of range or contradict each other.
+
+    Raises:
+      InputError: the first such argument.
+    """
     from fusionx_jax.errors import InputError
 
-    wrong = [o for o in overrides if not o.startswith("--config.")]
-    if wrong:
-        raise InputError(f"The argument {wrong[0]!r} is not understood; see --help.")
+    unknown = [o for o in overrides if not o.startswith("--config.")]
+    if unknown:
+        raise InputError(f"The argument {unknown[0]!r} is unknown; see --help.")
     counts = ("nodes", "processes_per_node", "devices_per_node", "cpus", "at_once")
-    few = [f"--{k}" for k in counts if getattr(args, k) < 1]
-    if few:
-        raise InputError(f"{', '.join(few)} must be at least 1.")
+    too_small = [f"--{k}" for k in counts if getattr(args, k) < 1]
+    if too_small:
+        raise InputError(f"{', '.join(too_small)} must be at least 1.")
     if args.command == "pretrain" and not args.config:
         raise InputError("--command=pretrain needs --config=FILE.")
     if args.accelerator == "gpu" and args.devices_per_node % args.processes_per_node:
         raise InputError(
-            f"--devices_per_node={args.devices_per_node} GPUs cannot be shared evenly by "
+            f"--devices_per_node={args.devices_per_node} GPUs cannot be divided evenly among "
             f"--processes_per_node={args.processes_per_node}."
         )
-    workdir = os.path.abspath(args.workdir)
-    commands = points(args, overrides, workdir)
     if args.command == "evaluate" and args.nodes * args.processes_per_node > 1:
         raise InputError(
             "evaluate runs as one process (it uses all its devices); give --nodes=1 --processes_per_node=1."
         )
-    folder = os.path.join(workdir, "launch")
-    here = args.target in ("local", "slurm")  # the scheduler's machines see the same files
+    if args.target == "local" and args.nodes > 1:
+        raise InputError("local is this machine: --nodes must be 1; use --processes_per_node.")
+
+
+def make_job(args: argparse.Namespace, commands: list[list[str]], workdir: str) -> "render.Job":
+    """The job of the arguments, with the target's interpreter, checkout and accelerator filled in."""
+    from experiments import render
+
     source = args.source or ("/workspace" if args.target == "jobset" else _CHECKOUT)
-    python = sys.executable if here else "python3" if args.target == "tpu" else "python"
-    job = render.Job(
-        name=args.name or job_name(workdir), commands=tuple(tuple(c) for c in commands), folder=folder,
-        source=source, python=args.python or python,
-        accelerator="tpu" if args.target == "tpu" else args.accelerator, nodes=args.nodes,
-        processes_per_node=args.processes_per_node, devices_per_node=args.devices_per_node, cpus=args.cpus,
-        time=args.time, partition=args.partition, account=args.account, at_once=args.at_once, image=args.image,
-        topology=args.topology, kind=args.kind, zone=args.zone, spot=not args.on_demand, volume=args.volume,
-    )  # fmt: skip
-    if args.target == "local":
-        if args.nodes > 1:
-            raise InputError("local is this machine: --nodes must be 1; use --processes_per_node.")
-        if args.dry_run:
-            for command in commands:
-                print(shlex.join([sys.executable, "-m", *command]))
-            return 0
-        return run_local.run(job)
-    rendered, name = render.TARGETS[args.target]
-    text = rendered(job)
-    path = os.path.join(folder, name)
-    submit.write(path, text)
-    print(f"{path}:\n\n{text}")
-    if args.dry_run:
-        return 0
-    tool = submit.TOOLS[args.target]
-    if not shutil.which(tool):
-        raise InputError(f"{tool} is not installed here; submit {path} where it is.")
-    return submit.submit(args.target, job, path)
+    if args.target in ("local", "slurm"):  # the machines share this machine's file system
+        python = sys.executable
+    else:
+        python = "python3" if args.target == "tpu" else "python"
+    return render.Job(
+        name=args.name or job_name(workdir),
+        commands=tuple(tuple(c) for c in commands),
+        folder=os.path.join(workdir, "launch"),
+        source=source,
+        python=args.python or python,
+        accelerator="tpu" if args.target == "tpu" else args.accelerator,
+        nodes=args.nodes,
+        processes_per_node=args.processes_per_node,
+        devices_per_node=args.devices_per_node,
+        cpus=args.cpus,
+        time=args.time,
+        partition=args.partition,
+        account=args.account,
+        at_once=args.at_once,
+        image=args.image,
+        topology=args.topology,
+        kind=args.kind,
+        zone=args.zone,
+        spot=not args.on_demand,
+        volume=args.volume,
+    )
 
 
 def job_name(workdir: str) -> str:
@@ -130,7 +171,7 @@ def points(args: argparse.Namespace, overrides: list[str], workdir: str) -> list
     for text in args.sweep:
         key, equals, values = text.partition("=")
         if not (key and equals and values):
-            raise InputError(f"--sweep={text!r} is not understood; give KEY=A,B, e.g. --sweep=seed=0,1,2.")
+            raise InputError(f"--sweep={text!r} is not valid; give KEY=A,B, e.g. --sweep=seed=0,1,2.")
         axes[key] = values.split(",")
     dataset = remote.absolute(args.dataset) if args.dataset else ""
     if args.command == "evaluate":

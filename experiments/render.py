@@ -131,62 +131,10 @@ def slurm(job: Job) -> str:
 
 
 def jobset(job: Job) -> str:
-    """A JobSet: an indexed job a sweep point, restarted whole when a pod fails."""
+    """A JobSet with one indexed job per sweep point, restarted as a whole when a pod fails."""
     if not job.image:
         raise InputError("Kubernetes runs images: give --image, one with this checkout and its requirements.")
-    claim, path = volume(job, "--volume=CLAIM:PATH, a persistent volume claim that all pods can write to")
-    resources: dict[str, object] = {"cpu": str(job.cpus)}
-    selector = {}
-    if job.accelerator == "gpu":
-        resources["nvidia.com/gpu"] = str(job.devices_per_node)
-    if job.accelerator == "tpu":
-        generation, topology, _ = tpu_slice(job.topology)
-        resources["google.com/tpu"] = str(min(clusters.TPU[generation]["chips"], _chips(topology)))
-        selector = {
-            "cloud.google.com/gke-tpu-accelerator": clusters.TPU[generation]["gke"],
-            "cloud.google.com/gke-tpu-topology": topology,
-        }
     pods = tpu_slice(job.topology)[2] if job.accelerator == "tpu" else job.nodes
-    replicated = []
-    for i, command in enumerate(job.commands):
-        point = f"w{i}"
-        more = []
-        if pods > 1 and job.accelerator == "tpu":
-            more = ["--distributed"]  # the TPU environment tells the rest
-        elif pods > 1:
-            more = [
-                "--distributed", f"--coordinator={job.name}-{point}-0-0.{job.name}:{clusters.COORDINATOR_PORT}",
-                f"--num_processes={pods}", "--process_id=$(JOB_COMPLETION_INDEX)",
-                f"--heartbeat_timeout={clusters.HEARTBEAT_S}",
-            ]  # fmt: skip
-        container = {
-            "name": "fusionx",
-            "image": job.image,
-            "workingDir": job.source,
-            "command": [job.python, "-m", *command, *more],
-            "env": [{"name": k, "value": v} for k, v in job.variables.items()],
-            "resources": {"limits": resources},
-            "volumeMounts": [{"name": "runs", "mountPath": path}],
-        }
-        pod = {
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": clusters.WARNING_S,
-            **({"nodeSelector": selector} if selector else {}),
-            "containers": [container],
-            "volumes": [{"name": "runs", "persistentVolumeClaim": {"claimName": claim}}],
-        }
-        replicated.append(
-            {
-                "name": point,
-                "replicas": 1,
-                "template": {
-                    "spec": {
-                        "completions": pods, "parallelism": pods, "completionMode": "Indexed", "backoffLimit": 0,
-                        "template": {"spec": pod},
-                    }
-                },
-            }
-        )  # fmt: skip
     document = {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
@@ -194,10 +142,71 @@ def jobset(job: Job) -> str:
         "spec": {
             "network": {"enableDNSHostnames": True},
             "failurePolicy": {"maxRestarts": 20},
-            "replicatedJobs": replicated,
+            "replicatedJobs": [_indexed_job(job, f"w{i}", command, pods) for i, command in enumerate(job.commands)],
         },
     }
     return _dump(document)
+
+
+def _indexed_job(job: Job, name: str, command: Sequence[str], pods: int) -> dict[str, object]:
+    """One sweep point: `pods` pods that run the command as one distributed job."""
+    claim, path = volume(job, "--volume=CLAIM:PATH, a persistent volume claim that all pods can write to")
+    resources, selector = _pod_accelerators(job)
+    container = {
+        "name": "fusionx",
+        "image": job.image,
+        "workingDir": job.source,
+        "command": [job.python, "-m", *command, *_join_arguments(job, name, pods)],
+        "env": [{"name": k, "value": v} for k, v in job.variables.items()],
+        "resources": {"limits": resources},
+        "volumeMounts": [{"name": "runs", "mountPath": path}],
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": clusters.WARNING_S,
+        **({"nodeSelector": selector} if selector else {}),
+        "containers": [container],
+        "volumes": [{"name": "runs", "persistentVolumeClaim": {"claimName": claim}}],
+    }
+    spec = {
+        "completions": pods,
+        "parallelism": pods,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,
+        "template": {"spec": pod},
+    }
+    return {"name": name, "replicas": 1, "template": {"spec": spec}}
+
+
+def _pod_accelerators(job: Job) -> tuple[dict[str, str], dict[str, str]]:
+    """Resource limits and node selector of a pod."""
+    resources = {"cpu": str(job.cpus)}
+    if job.accelerator == "gpu":
+        return resources | {"nvidia.com/gpu": str(job.devices_per_node)}, {}
+    if job.accelerator != "tpu":
+        return resources, {}
+    generation, topology, _ = tpu_slice(job.topology)
+    chips = min(clusters.TPU[generation]["chips"], _chips(topology))
+    selector = {
+        "cloud.google.com/gke-tpu-accelerator": clusters.TPU[generation]["gke"],
+        "cloud.google.com/gke-tpu-topology": topology,
+    }
+    return resources | {"google.com/tpu": str(chips)}, selector
+
+
+def _join_arguments(job: Job, name: str, pods: int) -> list[str]:
+    """Arguments with which a pod joins the distributed job."""
+    if pods == 1:
+        return []
+    if job.accelerator == "tpu":
+        return ["--distributed"]  # JAX reads the rest from the TPU environment
+    return [
+        "--distributed",
+        f"--coordinator={job.name}-{name}-0-0.{job.name}:{clusters.COORDINATOR_PORT}",
+        f"--num_processes={pods}",
+        "--process_id=$(JOB_COMPLETION_INDEX)",
+        f"--heartbeat_timeout={clusters.HEARTBEAT_S}",
+    ]
 
 
 def skypilot(job: Job) -> str:

@@ -120,8 +120,8 @@ def test_what_cannot_be_launched_is_refused(tmp_path, monkeypatch):
         (["--sweep=seed"], "KEY=A,B"),
         (["--sweep=label_fraction=0.1"], "--command=evaluate"),
         (["--nodes=0"], "--nodes must be at least 1"),
-        (["--processes_per_node=3"], "cannot be shared evenly"),
-        (["--typo=1"], "'--typo=1' is not understood"),
+        (["--processes_per_node=3"], "cannot be divided evenly"),
+        (["--typo=1"], "'--typo=1' is unknown"),
     ):
         with pytest.raises(InputError, match=words):
             launch.main([*base, *more])
