@@ -123,5 +123,5 @@ def test_the_recipes_for_real_scenes_end_in_pages(checkout, samples):
         run(shortened(command), checkout)
     for name in ("scenes", "scenes_from_demo"):
         page = (checkout / "runs" / name / "report.html").read_text()
-        assert "Too few tiles for a claim" in page
+        assert "Too few tiles to compare methods" in page
         assert "Reconstructions" in page
