@@ -35,10 +35,10 @@ def test_a_loss_weight_of_no_modality_is_refused(tiny_config):
         config_lib.override(tiny_config, ["--config.loss_weights.dem=1"])
     with pytest.raises(InputError, match="mask_ratio has no keys"):
         config_lib.override(tiny_config, ["--config.mask_ratio.s1=0.5"])
+    model = build.make_model(tiny_config, contract.load(tiny_config.dataset).modalities)
+    three = config_lib.override(tiny_config, [THREE])
     with pytest.raises(InputError, match=r"loss_weights has no entry for dem; .*--config.loss_weights.dem=1"):
-        make_objective(
-            config_lib.override(tiny_config, [THREE]), None, preprocess.Normalizer({}, {}, {}, {}, {}, False)
-        )
+        make_objective(three, model, preprocess.Normalizer({}, {}, {}, {}, {}, False))
     with pytest.raises(InputError, match="cannot be set"):
         config_lib.override(tiny_config, [THREE, "--config.loss_weights.dem=much"])
 
