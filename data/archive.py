@@ -133,8 +133,8 @@ class Archive:
             found = self.find_folder(name)
             if found is not None:
                 return found
-        there = ", ".join(self.children()[:6]) or "nothing"
+        content = ", ".join(self.children()[:6]) or "nothing"
         raise InputError(
-            f"{self.path} does not look like {what}: it has no folder {' or '.join(names)} (it holds {there}); give "
+            f"{self.path} does not look like {what}: it has no folder {' or '.join(names)} (it holds {content}); give "
             "the folder that contains it, completely extracted."
         )

@@ -22,8 +22,8 @@ from fusionx_jax.errors import InputError
 
 
 class Patch(NamedTuple):
-    """One example to be: what `Reader` needs to find its files, its class numbers, the scene it was cut from, and the
-    upper left corner (row, column) of the part that is kept where patches are cut further."""
+    """A patch to read: the key with which `Reader` finds its files, its class numbers, the scene it was cut from, and,
+    if patches are cut into smaller tiles, the upper left corner (row, column) of the tile."""
 
     id: str
     where: tuple[Any, ...]
@@ -33,7 +33,7 @@ class Patch(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Choices that every builder offers."""
+    """Options that every builder has."""
 
     resampling: str
     s2_offset: float
@@ -54,11 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser, raw: str) -> None:
     )
     parser.add_argument(
         "--resampling", choices=raster.RESAMPLINGS, default="bilinear",
-        help="how 20 m and 60 m bands come to 10 m (default bilinear)",
+        help="resampling of 20 m and 60 m bands to 10 m (default bilinear)",
     )  # fmt: skip
     parser.add_argument(
         "--s2_offset", type=float, default=0.0,
-        help="added to Sentinel-2 numbers: -1000 for products of processing baseline 04.00 and later (default 0)",
+        help="offset added to Sentinel-2 digital numbers: -1000 from processing baseline 04.00 on (default 0)",
     )  # fmt: skip
     parser.add_argument(
         "--most_missing", type=float, default=0.5,
@@ -82,7 +82,7 @@ class PatchSource:
     read: Reader
     options: Options
     unusable: tuple[LeftOut, ...] = ()
-    total: int = 0  # patches listed, unusable and thinned out ones among them
+    total: int = 0  # all listed patches, also unusable ones and those that num_tiles drops
     cover: float | None = None  # with pixel labels: scene labels are the classes of at least this share
 
     def describe(self) -> Description:
@@ -121,7 +121,7 @@ class PatchSource:
         return {**out, "id": patch.id, "group": patch.group}
 
 
-_last: tuple[Any, dict[str, Any]] | None = None  # a worker's last patch: the parts cut from it follow each other
+_last: tuple[Any, dict[str, Any]] | None = None  # a worker's last patch: the tiles cut from it follow one another
 
 
 def _read_once(source: PatchSource, patch: Patch) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _read_once(source: PatchSource, patch: Patch) -> dict[str, Any]:
 
 
 def cut(by_split: Mapping[str, Sequence[Patch]], whole: int, size: int) -> dict[str, list[Patch]]:
-    """Patches of `whole` pixels as parts of `size` pixels, row by row; what does not fill a part is left over.
+    """Patches of `whole` pixels as tiles of `size` pixels, row by row; the remainder is dropped.
 
     Raises:
       InputError: parts would be larger than the patch, or very small.
@@ -174,8 +174,8 @@ def make(
     if not total:
         first = f"; the first problem: {unusable[-1].detail}" if unusable else ""
         raise InputError(
-            f"{args.raw} holds no complete pair of {description['name']}{first}. The folders under data/ have a README "
-            "each that shows the layout."
+            f"{args.raw} holds no complete pair of {description['name']}{first}. data/NAME/README.md shows the "
+            "expected layout."
         )
     if args.num_tiles is not None:
         if args.num_tiles < 2:
@@ -238,7 +238,7 @@ def read_splits(folder: str, names: Mapping[str, Sequence[str]], what: str) -> d
     """Rows of one list a split from `folder`; `names[split]` are the file names it may have.
 
     Raises:
-      InputError: a list is missing, or an id stands in two splits.
+      InputError: a list is missing, or an id is in two splits.
     """
     out: dict[str, list[list[str]]] = {}
     for split, candidates in names.items():
@@ -250,16 +250,18 @@ def read_splits(folder: str, names: Mapping[str, Sequence[str]], what: str) -> d
     for split, rows in out.items():
         for row in rows:
             if seen.setdefault(row[0], split) != split:
-                raise InputError(f"{row[0]} stands in both {seen[row[0]]} and {split} of {folder}; splits must differ.")
+                raise InputError(
+                    f"{row[0]} is in both {seen[row[0]]} and {split} of {folder}; splits must be disjoint."
+                )
     return out
 
 
 def by_lists(
-    listed: Mapping[str, Sequence[str]], found: Mapping[str, Patch], there: Container[str], where: str
+    listed: Mapping[str, Sequence[str]], found: Mapping[str, Patch], available: Container[str], where: str
 ) -> tuple[dict[str, list[Patch]], list[LeftOut]]:
-    """Patches by split as lists name them, and the listed names that are not `there`."""
+    """Patches by split as lists name them, and the listed names that are not in `available`."""
     by_split = {s: [found[n] for n in names if n in found] for s, names in listed.items()}
-    missing = [n for names in listed.values() for n in names if n not in there]
+    missing = [n for names in listed.values() for n in names if n not in available]
     return by_split, [LeftOut(n, "missing patch", f"{n} is in the split lists but not in {where}") for n in missing]
 
 
@@ -275,12 +277,12 @@ def split_by_hash(patches: Sequence[Patch], fractions: Mapping[str, float], by_g
     keys = sorted({p.group if by_group else p.id for p in patches}, key=lambda k: hashlib.sha256(k.encode()).digest())
     names = [s for s in SPLITS if s in fractions]
     edges = (np.cumsum([fractions[s] for s in names]) / sum(fractions.values()) * len(keys)).round().astype(int)
-    of = {key: names[int(np.searchsorted(edges[:-1], i, side="right"))] for i, key in enumerate(keys)}
-    if len(set(of.values())) < len(names):  # so few that a share rounds to nothing
-        of |= dict(zip(keys, [s for s in ("train", "test", "val") if s in names]))
+    split_of = {key: names[int(np.searchsorted(edges[:-1], i, side="right"))] for i, key in enumerate(keys)}
+    if len(set(split_of.values())) < len(names):  # so few that a share rounds to nothing
+        split_of |= dict(zip(keys, [s for s in ("train", "test", "val") if s in names]))
     out: dict[str, list[Patch]] = {s: [] for s in SPLITS}
     for p in patches:
-        out[of[p.group if by_group else p.id]].append(p)
+        out[split_of[p.group if by_group else p.id]].append(p)
     return out
 
 

@@ -28,13 +28,13 @@ def read_bands(
 ) -> Bands:
     """Reads single-band files, or the bands `indexes` (from 1) of one file, onto a grid of `size` x `size` pixels.
 
-    Bands of another resolution are brought to the grid by the named resampling; all files must cover one square.
+    Bands of another resolution are brought to the grid by the named resampling; all files must cover the same area.
 
     Args:
       nodata: value that means no data besides what the files declare.
 
     Raises:
-      BadTile: a file is missing, truncated, or does not cover the same square as the first.
+      BadTile: a file is missing, truncated, or does not cover the same area as the first.
     """
     import rasterio
     from rasterio.enums import Resampling
@@ -54,7 +54,7 @@ def read_bands(
                     first = (file.crs, file.bounds, file.res[0])
                 coarser = max(first[2], file.res[0])  # bands of 10 and 60 m may end a fraction of a pixel apart
                 if file.crs != first[0] or not np.allclose(file.bounds, first[1], rtol=0, atol=coarser):
-                    raise BadTile("other place", f"{path} covers another square than the first band")
+                    raise BadTile("other place", f"{path} does not cover the same area as the first band")
                 wanted = list(indexes) if indexes is not None else [1]
                 read = file.read(
                     wanted, out_shape=(len(wanted), size, size), resampling=Resampling[resampling], masked=True
@@ -84,20 +84,20 @@ def center(crs, x: float, y: float) -> np.ndarray:
 
 
 def require_one_place(first: Bands, second: Bands, what: str) -> None:
-    """Refuses twins whose centers lie more than a fiftieth of a degree apart.
+    """Checks that the centers of a pair are at most a fiftieth of a degree apart.
 
     Raises:
-      BadTile: `what` names both.
+      BadTile: they are farther apart; `what` names both in the message.
     """
     if abs(first.location - second.location).max() > 0.02:
-        raise BadTile("other place", f"{what} lie at different places")
+        raise BadTile("other place", f"{what} are at different locations")
 
 
 def require_data(values: np.ndarray, what: str, most_missing: float) -> None:
-    """Refuses a tile of which more than the share `most_missing` of pixels lacks data in some band.
+    """Checks that at most the share `most_missing` of a tile's pixels lacks data in some band.
 
     Raises:
-      BadTile: with the share found.
+      BadTile: more pixels lack data; the message gives the share.
     """
     missing = float(np.isnan(values).any(-1).mean())
     if missing > most_missing:

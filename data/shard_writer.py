@@ -27,9 +27,9 @@ TEMPORARY = ".tmp-"
 """Prefix of files that are being written."""
 
 _RECORD_OPTIONS = "group_size:1,uncompressed"
-_SHARD_BYTES = 64 << 20  # a worker writes one in some seconds, which is what an interruption costs at most
+_SHARD_BYTES = 64 << 20  # a worker writes one in a few seconds, which bounds what an interruption costs
 _MAX_SHARDS = 256  # readers keep shards open: half a million tiles must not become thousands of files
-_RECORD_OVERHEAD = 512  # bytes of a record besides its tiles, generously
+_RECORD_OVERHEAD = 512  # upper bound of a record's bytes besides its tiles
 _REPORT_EVERY = 8  # tiles between two reports of progress, each of which is a call to another process
 
 

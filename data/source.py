@@ -20,7 +20,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a source says of itself; becomes the contract once statistics are known."""
+    """Description of a source; with the statistics of its tiles it becomes the contract."""
 
     name: str
     simulated: bool
@@ -40,7 +40,7 @@ class Description:
 class BadTile(Exception):
     """One example cannot be used; the preparation leaves it out, counts and lists it, and goes on.
 
-    `kind` is a word or two that examples with the same trouble share ("missing twin"), `detail` names the file.
+    `kind` is a short name for the cause ("missing pair"), `detail` names the file.
     """
 
     def __init__(self, kind: str, detail: str):
@@ -75,16 +75,16 @@ class Source(Protocol):
         """Examples that were found unusable while listing the source, such as tiles without their partner."""
 
     def listed(self) -> int:
-        """How many examples the source lists, those left out and those not asked for among them."""
+        """How many examples the source lists, also those left out and those not selected."""
 
 
 def evenly(total: int, count: int) -> np.ndarray:
-    """At most `count` numbers of range(total), evenly spread, the first and the last among them."""
+    """At most `count` numbers of range(total), evenly spread, including the first and the last."""
     return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
 
 
 def fingerprint(*parts: Any) -> str:
-    """Eight digits that change when anything of a listing or of the choices behind it does."""
+    """Eight hexadecimal digits: a hash of a listing and of the options that it depends on."""
     digest = hashlib.sha256()
     for part in parts:
         for entry in part if isinstance(part, list | tuple) else (part,):

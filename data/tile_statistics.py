@@ -15,7 +15,7 @@ from fusionx_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class ShardStatistics:
-    """Numbers of one shard, stored beside it until the set is complete.
+    """Statistics of one shard, stored beside it until the set is complete.
 
     Attributes:
       sums: by modality, for each band the number of valid pixels, the sum and the sum of squares of their wire codes.

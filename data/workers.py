@@ -14,7 +14,7 @@ from data.tile_statistics import ShardStatistics
 from fusionx_jax import progress
 from fusionx_jax.errors import RunError
 
-_POLL_S = 0.5  # between two looks at the workers' progress
+_POLL_S = 0.5  # between two reads of the workers' progress
 
 Finished = Callable[[Shard, ShardStatistics], None]
 

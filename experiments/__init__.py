@@ -1,1 +1,1 @@
-"""Where runs are launched: sweeps and, later, clusters. What to run is in configs/."""
+"""Launchers of runs: label-ratio sweeps and clusters. configs/ defines what runs."""

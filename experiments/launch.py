@@ -2,8 +2,8 @@
 
 TARGET is `local` (processes on this machine), `slurm`, `jobset` (Kubernetes), `skypilot` or `tpu` (queued resources).
 Job files are written to WORKDIR/launch, plain and reviewable, then submitted with the scheduler's own tool; `--dry_run`
-stops before that. The same command again finds the job that is there (a second local run in a workdir is refused), or
-goes on from the newest checkpoint.
+stops before that. The same command again finds the submitted job (a second local run in a workdir is refused), or
+resumes from the newest checkpoint.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         return 0
     tool = submit.TOOLS[args.target]
     if not shutil.which(tool):
-        raise InputError(f"{tool} is not installed here; submit {path} where it is.")
+        raise InputError(f"{tool} is not installed here; submit {path} on a machine that has it.")
     return submit.submit(args.target, job, path)
 
 
@@ -58,25 +58,39 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("target", choices=["local", "slurm", "jobset", "skypilot", "tpu"])
     parser.add_argument("--command", default="pretrain", choices=["pretrain", "evaluate"])
     parser.add_argument("--config", default="", metavar="FILE[:options]", help="config file, for pretrain")
-    parser.add_argument("--workdir", required=True, metavar="W", help="of the run; sweep points get folders in it")
+    parser.add_argument(
+        "--workdir", required=True, metavar="W", help="workdir of the run; sweep points get folders in it"
+    )
     parser.add_argument("--dataset", default="", metavar="DIR", help="prepared set")
     parser.add_argument(
-        "--sweep", action="append", default=[], metavar="KEY=A,B", help="a run for each value; several: all pairs"
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="KEY=A,B",
+        help="a run for each value; several options: all combinations",
     )
     parser.add_argument("--dry_run", action="store_true", help="write the job file, submit nothing")
     parser.add_argument("--name", default="", help="job name (from the workdir)")
     machines = parser.add_argument_group("machines")
     machines.add_argument("--accelerator", default="gpu", choices=["cpu", "gpu", "tpu"])
     machines.add_argument("--nodes", type=int, default=1, help="machines (1)")
-    machines.add_argument("--processes_per_node", type=int, default=1, help="one a machine, or one a GPU (1)")
-    machines.add_argument("--devices_per_node", type=int, default=8, help="GPUs a machine; simulated ones on a CPU (8)")
-    machines.add_argument("--cpus", type=int, default=32, help="cores a machine (32)")
+    machines.add_argument(
+        "--processes_per_node", type=int, default=1, help="processes per machine: one, or one per GPU (1)"
+    )
+    machines.add_argument(
+        "--devices_per_node", type=int, default=8, help="GPUs per machine; simulated ones on a CPU (8)"
+    )
+    machines.add_argument("--cpus", type=int, default=32, help="cores per machine (32)")
     machines.add_argument("--kind", default="H100", help="SkyPilot: GPU (H100)")
     machines.add_argument("--topology", default="", metavar="GEN:GRID", help="TPU: chips, e.g. v5e:16x16")
     machines.add_argument("--zone", default="", help="TPU: zone")
     machines.add_argument("--on_demand", action="store_true", help="SkyPilot, TPU: not preemptible")
-    machines.add_argument("--source", default="", metavar="DIR", help="checkout there (this one; /workspace in images)")
-    machines.add_argument("--python", default="", help="interpreter there (this one; `python` in images and clouds)")
+    machines.add_argument(
+        "--source", default="", metavar="DIR", help="checkout on the machines (this one; /workspace in images)"
+    )
+    machines.add_argument(
+        "--python", default="", help="interpreter on the machines (this one; `python` in images and clouds)"
+    )
     machines.add_argument(
         "--volume",
         default="",
@@ -157,7 +171,7 @@ def make_job(args: argparse.Namespace, commands: list[list[str]], workdir: str) 
 
 
 def job_name(workdir: str) -> str:
-    """What schedulers accept of a workdir's last two folders."""
+    """A job name from a workdir's last two folders, in the characters that schedulers accept."""
     tail = "-".join(workdir.strip("/").split("/")[-2:])
     return "fusionx-" + re.sub(r"[^a-z0-9]+", "-", tail.lower()).strip("-")[-40:].strip("-")
 

@@ -17,14 +17,14 @@ from fusionx_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One command, or an array of them (a sweep), on some machines.
+    """One command, or an array of them (a sweep), and the machines it runs on.
 
     Attributes:
-      name: lower-case letters, digits and dashes: what schedulers call it.
-      commands: arguments after `python -m`, one list a sweep point; all alike but for their values.
+      name: lower-case letters, digits and dashes: its name in the scheduler.
+      commands: arguments after `python -m`, one list a sweep point; alike except for their values.
       accelerator: "cpu", "gpu" or "tpu".
       nodes, processes_per_node, devices_per_node: machines, processes on each, GPUs on each.
-      folder: where the rendered file and the scheduler's output go.
+      folder: the folder of the rendered file and of the scheduler's output.
       volume: SOURCE:PATH, storage that outlives the machines, for targets where nothing else is shared.
       source: checkout that the job runs in; `python`: its interpreter.
     """
@@ -62,7 +62,7 @@ class Job:
 
 
 class _Plain(yaml.SafeDumper):
-    """YAML as a person writes it: no anchors, text of several lines as a block."""
+    """YAML without anchors, with multi-line text as a block."""
 
     def ignore_aliases(self, data) -> bool:
         return True
@@ -210,7 +210,7 @@ def _join_arguments(job: Job, name: str, pods: int) -> list[str]:
 
 
 def skypilot(job: Job) -> str:
-    """A SkyPilot task; a sweep becomes one after the other on the same machines."""
+    """A SkyPilot task; the points of a sweep run one after another on the same machines."""
     bucket, path = volume(job, "--volume=BUCKET:PATH, e.g. s3://mine:/runs or gs://mine:/runs")
     several = []
     if job.nodes > 1:
@@ -260,7 +260,7 @@ def tpu(job: Job) -> str:
     return "\n".join(
         [
             "#!/bin/bash",
-            "# The same command again waits for the same slice and goes on from the newest checkpoint.",
+            "# The same command again waits for the same slice and resumes from the newest checkpoint.",
             "set -euo pipefail",
             f"name={job.name} zone={shlex.quote(job.zone)}",
             "describe() {",
@@ -292,7 +292,7 @@ def tpu(job: Job) -> str:
 
 
 def volume(job: Job, how: str) -> tuple[str, str]:
-    """What is mounted, and where: machines that come and go keep nothing, and share nothing else.
+    """The source and mount point of --volume: preemptible machines keep and share nothing else.
 
     Raises:
       InputError: the job has none, or its workdir lies elsewhere.
@@ -311,7 +311,7 @@ def tpu_slice(topology: str) -> tuple[str, str, int]:
     """Generation, chip grid and hosts of a slice such as "v5e:16x16".
 
     Raises:
-      InputError: an unknown generation or a grid that is none.
+      InputError: an unknown generation or a grid that does not exist.
     """
     generation, _, grid = topology.partition(":")
     sides = grid.split("x")

@@ -17,7 +17,7 @@ def run(job: Job) -> int:
     """Runs every command of a job, one after the other, each as `processes_per_node` processes.
 
     Raises:
-      RunError: a process failed; the others were ended, and what each said is in the job's folder.
+      RunError: a process failed; the others were stopped; the output of each is in the job's folder.
     """
     os.makedirs(job.folder, exist_ok=True)
     for number, command in enumerate(job.commands):
@@ -45,7 +45,7 @@ def _one(job: Job, number: int, command: list[str]) -> int:
                     subprocess.Popen(
                         [job.python, "-m", *command, *more],
                         cwd=job.source, env={**environment, **_devices(job, i)}, stdout=log, stderr=subprocess.STDOUT,
-                        start_new_session=True,  # Ctrl-C reaches the launcher, which hands it on once
+                        start_new_session=True,  # Ctrl-C reaches the launcher, which forwards it once
                     )
                 )  # fmt: skip
         progress.logger.info("%d process(es) started; they write to %s.", count, ", ".join(logs))
@@ -57,7 +57,7 @@ def _one(job: Job, number: int, command: list[str]) -> int:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """A free port of this machine."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
@@ -74,11 +74,11 @@ def _devices(job: Job, process: int) -> dict[str, str]:
 
 
 def _watch(processes: list[subprocess.Popen], logs: list[str], stopped: list[int]) -> int:
-    """Waits for all; ends the rest when one fails, and says which and why."""
-    began, told = time.monotonic(), False
+    """Waits for all; when one fails, stops the others and raises with its name and cause."""
+    began, signaled = time.monotonic(), False
     while True:
-        if stopped and not told:
-            told = True
+        if stopped and not signaled:
+            signaled = True
             for p in processes:
                 if p.poll() is None:
                     p.send_signal(signal.SIGTERM)
@@ -90,8 +90,8 @@ def _watch(processes: list[subprocess.Popen], logs: list[str], stopped: list[int
             _end(processes)
             raise RunError(
                 f"Process {first} of {len(processes)} {_cause(ended[first])} after {time.monotonic() - began:.0f} s; "
-                f"the others were ended. It last said: {_last_words(logs[first])!r} ({logs[first]}). Run the same "
-                "command to go on from the newest checkpoint."
+                f"the others were stopped. Its last output: {_last_words(logs[first])!r} ({logs[first]}). Run the same "
+                "command to resume from the newest checkpoint."
             )
         if all(status is not None for status in ended):
             return max((abs(s) for s in ended), default=0) if stopped else 0
@@ -99,7 +99,7 @@ def _watch(processes: list[subprocess.Popen], logs: list[str], stopped: list[int
 
 
 def _end(processes: list[subprocess.Popen]) -> None:
-    """SIGTERM to those that run, SIGKILL to those that do not heed it: no process outlives the launcher."""
+    """SIGTERM to those that run, SIGKILL to those that ignore it: no process outlives the launcher."""
     running = [p for p in processes if p.poll() is None]
     for p in running:
         p.terminate()
@@ -114,12 +114,12 @@ def _end(processes: list[subprocess.Popen]) -> None:
 
 def _cause(status: int) -> str:
     if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
+        return f"was killed by {signal.Signals(-status).name}"
     return f"failed with status {status}"
 
 
 def _last_words(path: str) -> str:
     with open(path, encoding="utf-8", errors="replace") as f:
         lines = [line.strip() for line in f if line.strip()]
-    said = [line for line in lines if line.startswith("error: ")]
-    return (said or lines or ["nothing"])[-1][:300]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["nothing"])[-1][:300]

@@ -1,4 +1,4 @@
-"""Hands a rendered job to its scheduler, or finds it there already."""
+"""Submits a rendered job to its scheduler, or finds that it is submitted already."""
 
 import os
 import subprocess
@@ -12,22 +12,23 @@ TOOLS = {"slurm": "sbatch", "jobset": "kubectl", "skypilot": "sky", "tpu": "gclo
 
 
 def write(path: str, text: str) -> None:
-    """The job file, complete or not there."""
+    """Writes the job file atomically."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with files.replacing(path) as f:
         f.write(text)
 
 
 def submit(target: str, job: Job, path: str) -> int:
-    """Submits, or says that a job of this name is there.
+    """Submits a job, or prints that a job of this name exists.
 
     Raises:
-      RunError: the scheduler's tool refused, with its words.
+      RunError: the scheduler's tool failed; the message has its output.
     """
     if target == "slurm":
-        there = _ask(["squeue", "--me", "--noheader", f"--name={job.name}", "--format=%i %T"]).strip()
-        if there:
-            print(f"{job.name} is there already: {'; '.join(there.splitlines())}. Its output: {job.folder}/slurm-*.out")
+        submitted = _ask(["squeue", "--me", "--noheader", f"--name={job.name}", "--format=%i %T"]).strip()
+        if submitted:
+            states = "; ".join(submitted.splitlines())
+            print(f"{job.name} exists already: {states}. Its output: {job.folder}/slurm-*.out")
             return 0
         number = _ask(["sbatch", "--parsable", path]).strip()
         print(f"Submitted {number} ({job.name}); its output: {job.folder}/slurm-*.out")
@@ -38,9 +39,9 @@ def submit(target: str, job: Job, path: str) -> int:
             print(_ask(["kubectl", "delete", "jobset", job.name]), end="")
         print(_ask(["kubectl", "apply", "-f", path]), end="")
     elif target == "skypilot":
-        there = _ask(["sky", "jobs", "queue", "--skip-finished"])
-        if job.name in there:
-            print(f"{job.name} is there already; see it with: sky jobs logs --name {job.name}")
+        submitted = _ask(["sky", "jobs", "queue", "--skip-finished"])
+        if job.name in submitted:
+            print(f"{job.name} exists already; see it with: sky jobs logs --name {job.name}")
             return 0
         print(_ask(["sky", "jobs", "launch", "--yes", "--detach-run", "--name", job.name, path]), end="")
     else:

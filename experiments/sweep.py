@@ -64,7 +64,7 @@ def load(base: str, method: Method, overrides: Sequence[str]) -> ConfigDict:
 
 
 def _from_scratch(evaluators: Sequence[str]) -> bool:
-    """Whether nothing is evaluated but networks trained from scratch."""
+    """Whether only networks trained from scratch are evaluated."""
     return all(EVALUATORS[name].from_scratch for name in evaluators)
 
 
@@ -75,13 +75,13 @@ def run_one(base: str, run: Run, workdir: str, dataset: str, overrides: Sequence
     if run.seed:  # without pretraining, the seeds of label subsets are the only ones
         c.evaluate.baselines = ()
         c.evaluate.evaluators = tuple(x for x in c.evaluate.evaluators if not EVALUATORS[x].from_scratch)
-    own = members.member_workdir(workdir, run.method, run.seed)
-    status = pretrain.run(c, own)
+    member = members.member_workdir(workdir, run.method, run.seed)
+    status = pretrain.run(c, member)
     if status:
         return status
-    opened = evaluation.open_evaluation(own, dataset, [], protocol=c)
+    opened = evaluation.open_evaluation(member, dataset, [], protocol=c)
     measure.measure(opened)
-    with files.replacing(os.path.join(own, members.MEMBER_FILE)) as f:
+    with files.replacing(os.path.join(member, members.MEMBER_FILE)) as f:
         f.write(members.to_json(members.describe(opened)))
     return 0
 
@@ -178,20 +178,20 @@ def _check_comparable(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends a run that is still running when the sweep ends early; it keeps its newest checkpoint and its cells."""
+    """Stops a run that is still running when the sweep ends early; it keeps its newest checkpoint and its cells."""
     if process.poll() is None:
         process.terminate()
         process.wait()
 
 
 def _earlier(workdir: str) -> members.Sweep:
-    """What earlier commands left in the comparison's folder; empty where there were none."""
+    """The record of earlier commands in the comparison's folder; empty if there is none."""
     return members.read_sweep(workdir) if members.is_comparison(workdir) else members.Sweep("", {}, [])
 
 
 def _start(args: argparse.Namespace, overrides: Sequence[str], run: Run, slot: int) -> subprocess.Popen[bytes]:
-    own = members.member_workdir(args.workdir, run.method, run.seed)
-    os.makedirs(own, exist_ok=True)
+    member = members.member_workdir(args.workdir, run.method, run.seed)
+    os.makedirs(member, exist_ok=True)
     command = [
         sys.executable, "-m", "experiments.label_sweep", f"--config={args.config}", f"--methods={run.method.spec}",
         f"--workdir={args.workdir}", f"--dataset={args.dataset}", f"--only_seed={run.seed}", *overrides,
@@ -207,7 +207,7 @@ def _start(args: argparse.Namespace, overrides: Sequence[str], run: Run, slot: i
         if args.jobs > 1 and share:
             os.sched_setaffinity(0, cores[slot * share : (slot + 1) * share])
 
-    with open(os.path.join(own, "sweep.log"), "a", encoding="utf-8") as log:
+    with open(os.path.join(member, "sweep.log"), "a", encoding="utf-8") as log:
         return subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=keep_to_cores
         )

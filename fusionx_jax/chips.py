@@ -34,11 +34,11 @@ CHIPS = {
 BETWEEN_GPU_MACHINES = 50e9
 
 
-# What a JAX device calls itself begins with or holds one of these; the first that fits counts.
+# A JAX device's device_kind begins with or contains one of these; the first match counts.
 _KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e", "A100": "a100", "H100": "h100",
           "H200": "h200"}  # fmt: skip
 
 
 def find(device_kind: str) -> Chip | None:
-    """The chip that a JAX device says it is; None if it is none of these (a CPU)."""
-    return next((CHIPS[name] for told, name in _KINDS.items() if told in device_kind), None)
+    """The chip of a JAX device by its device_kind; None if it is not listed (a CPU)."""
+    return next((CHIPS[name] for kind, name in _KINDS.items() if kind in device_kind), None)

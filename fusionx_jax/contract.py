@@ -1,4 +1,4 @@
-"""What a prepared set or a checkpoint says of its data, and the check of one against another.
+"""The data contract of a prepared set or a checkpoint, and the check of one against another.
 
 The contract travels as `contract.json` beside a prepared set's shards and inside every checkpoint. A consumer never
 guesses: bands are matched by name, unit and level must agree, and the statistics that normalized the training data
@@ -75,7 +75,7 @@ IGNORE_LABEL = 255
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-    """A data set in words and numbers. See the module docstring."""
+    """Description of a data set. See the module docstring."""
 
     name: str
     simulated: bool
@@ -153,7 +153,7 @@ def from_dict(raw: Mapping[str, Any], where: str) -> Contract:
 
 
 def _in_order(by_split: Mapping[str, Any]) -> dict[str, Any]:
-    """Splits as people name them: train, val, test, then others."""
+    """Splits in the usual order: train, val, test, then others."""
     usual = ("train", "val", "test")
     names = sorted(by_split, key=lambda s: usual.index(s) if s in usual else len(usual))
     return {s: by_split[s] for s in names}
@@ -237,7 +237,7 @@ def of_modality(
     std: Sequence[float],
     nodata_fraction: float = 0.0,
 ) -> ModalityContract:
-    """What square tiles of a sensor promise, with statistics in its unit."""
+    """The contract of square tiles of a sensor, with statistics in its unit."""
     return ModalityContract(
         bands=modality.band_names,
         unit=modality.unit,
@@ -257,7 +257,7 @@ def of_modality(
 def assumed(
     names: Sequence[str], tile_size: int, pairs: int = 0, groups: Mapping[str, Sequence[str]] | None = None
 ) -> Contract:
-    """The contract of a set that is not at hand: square tiles of known sensors, or of `groups` of their bands (each
+    """The contract of a set that is not available: square tiles of known sensors, or of `groups` of their bands (each
     gives its sensor, then its bands), with no statistics.
 
     Raises:
@@ -279,19 +279,22 @@ def assumed(
     )  # fmt: skip
 
 
-def in_band_order(own: ModalityContract, bands: Sequence[str]) -> ModalityContract:
+def in_band_order(modality: ModalityContract, bands: Sequence[str]) -> ModalityContract:
     """The same modality with its bands, and their statistics, in the order `bands`."""
-    place = [own.bands.index(b) for b in bands]
+    place = [modality.bands.index(b) for b in bands]
     return dataclasses.replace(
-        own, bands=tuple(bands), mean=tuple(own.mean[i] for i in place), std=tuple(own.std[i] for i in place)
+        modality,
+        bands=tuple(bands),
+        mean=tuple(modality.mean[i] for i in place),
+        std=tuple(modality.std[i] for i in place),
     )
 
 
-def check_own_unit(values: np.ndarray, name: str, own: ModalityContract, where: str) -> None:
+def check_modality_unit(values: np.ndarray, name: str, modality: ModalityContract, where: str) -> None:
     """As `check_unit`, for values in the unit of a contract's modality, bands in its order."""
-    bands = tuple(modalities_lib.Band(b, 0.0, own.gsd_m) for b in own.bands)
-    reach = (own.offset, own.offset + (modalities_lib.NODATA - 1) * own.scale)
-    sensor = modalities_lib.Modality(name, bands, own.unit, own.level, own.scale, own.offset, reach)
+    bands = tuple(modalities_lib.Band(b, 0.0, modality.gsd_m) for b in modality.bands)
+    reach = (modality.offset, modality.offset + (modalities_lib.NODATA - 1) * modality.scale)
+    sensor = modalities_lib.Modality(name, bands, modality.unit, modality.level, modality.scale, modality.offset, reach)
     check_unit(values, sensor, where)
 
 

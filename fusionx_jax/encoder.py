@@ -1,8 +1,8 @@
 """A trained encoder: its network, weights and normalization, and everything that turns images into features.
 
 Evaluation, export, notebooks and scenes read features through this module alone. `load(path)` needs neither the run's
-config file nor its data set: a checkpoint says which network it is, which bands it expects in which unit, and which
-statistics normalize them. Input that does not fit is refused.
+config file nor its data set: a checkpoint names its network, the bands it expects, their unit, and the
+statistics that normalize them. Input that does not fit is refused.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from fusionx_jax import checkpoint, preprocess
 from fusionx_jax import config as config_lib
 from fusionx_jax import modalities as modalities_lib
-from fusionx_jax.contract import ModalityContract, check_own_unit
+from fusionx_jax.contract import ModalityContract, check_modality_unit
 from fusionx_jax.errors import InputError
 from fusionx_jax.models import build, layers
 from fusionx_jax.models.network import Network
@@ -49,10 +49,10 @@ class Encoder:
         p = self.model.config.patch_size
         images, valid = self.normalizer(preprocess.pad_to_multiple(wire, p, self.normalizer.nodata))
         has_data = None if valid is None else preprocess.patch_has_data(valid, p)
-        some = next(iter(images.values()))
+        first = next(iter(images.values()))
         for name, channels in self.model.config.channels:
             if name in self.zeros and name not in images:
-                images[name] = jnp.zeros((*some.shape[:3], channels))
+                images[name] = jnp.zeros((*first.shape[:3], channels))
                 if has_data is not None:
                     has_data[name] = jnp.ones_like(next(iter(has_data.values())))
         return self.model.apply({"params": self.params}, images, None, has_data, method="encode", rngs=rngs)
@@ -71,7 +71,7 @@ class Encoder:
         return out
 
     def architecture_key(self) -> str:
-        """Hash of everything but the weights: network, normalization, modalities filled with zeros."""
+        """Hash of all but the weights: network, normalization, modalities filled with zeros."""
         n = self.normalizer
         static = (type(self.model).__name__, self.model.config, n.order, n.nodata, n.masked, self.zeros)
         digest = hashlib.sha256(repr(static).encode())
@@ -143,7 +143,7 @@ def assemble(pools: Mapping[str, Array | np.ndarray], pooling: str) -> Float[Arr
 
 
 class Encoded(NamedTuple):
-    """What an encoder says of a batch of tiles.
+    """Features of a batch of tiles.
 
     `pooled` [B, F] is the vector that the evaluation probes (mean and deviation of each sensor's tokens, side by side,
     unless the run's `evaluate.pooling` says otherwise); `summary` [B, D] the class token; `tokens` [B, h, w, D] by
@@ -166,7 +166,7 @@ class TrainedEncoder:
 
     @property
     def modalities(self) -> dict[str, ModalityContract]:
-        """What each modality must be: bands, unit, processing level, and the statistics that normalize it."""
+        """The contract of each modality: bands, unit, processing level, and the statistics that normalize it."""
         return {m: self.saved.contract.modalities[m] for m in self.config.modalities}
 
     def encode(
@@ -187,19 +187,19 @@ class TrainedEncoder:
           InputError: an unknown modality, missing bands, shapes that do not fit, or values in another unit.
         """
         wire = self.to_wire(images, bands or {})
-        some = next(iter(wire.values()))
+        first = next(iter(wire.values()))
         p = self.config.model.patch_size
-        rows, columns = -(-some.shape[1] // p), -(-some.shape[2] // p)
+        rows, columns = -(-first.shape[1] // p), -(-first.shape[2] // p)
         gaps = any((w == modalities_lib.NODATA).any() for w in wire.values())
-        run = self.programs[gaps or bool(some.shape[1] % p or some.shape[2] % p)]
+        run = self.programs[gaps or bool(first.shape[1] % p or first.shape[2] % p)]
         parts = []
-        for index, kept in order.equal_batches(len(some), batch_size):
+        for index, kept in order.equal_batches(len(first), batch_size):
             out = run(self.params, {m: w[index] for m, w in wire.items()})
             parts.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[:kept], out))
         whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         return Encoded(
             whole["pooled"], whole["summary"],
-            {m: t.reshape(len(some), rows, columns, -1) for m, t in whole["tokens"].items()},
+            {m: t.reshape(len(first), rows, columns, -1) for m, t in whole["tokens"].items()},
         )  # fmt: skip
 
     def to_wire(self, images: Mapping[str, np.ndarray], bands: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
@@ -227,7 +227,7 @@ class TrainedEncoder:
                     f"{', '.join(m.bands)}."
                 )
             image = image[..., [have.index(b) for b in m.bands]].astype(np.float64)
-            check_own_unit(image, name, m, f"images[{name!r}]")
+            check_modality_unit(image, name, m, f"images[{name!r}]")
             out[name] = modalities_lib.encode(image, m.scale, m.offset)
             shapes.add(image.shape[:3])
         if len(shapes) > 1:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from fusionx_jax.masking import Mask
 
 _EPSILON = 1e-6
-_NEVER = -1e9  # the score of what must not be chosen; finite, so that gradients are
+_NEVER = -1e9  # the score of excluded candidates; finite, so that gradients are
 
 
 def patch_moments(
@@ -84,9 +84,9 @@ def info_nce(
     """Symmetric InfoNCE between every two modalities of the same tiles, the rest of the batch being negatives.
 
     CROMA (arXiv 2311.00566, section 3) and CLIP (arXiv 2103.00020): embeddings of unit length, scaled dot products,
-    cross-entropy both ways; a mean over pairs of modalities. Where `present` says that a tile shows nothing of a
-    modality, it is neither a pair nor a negative there. Also returns how often a tile's nearest neighbor in the other
-    modality is itself.
+    cross-entropy both ways; a mean over pairs of modalities. A tile without a visible patch of a modality (`present`)
+    is neither a pair nor a negative for it. Also returns how often a tile's nearest neighbor in the other modality is
+    itself.
     """
     # Not the norm itself: an example without a visible token is embedded as zero, where its gradient is not a number.
     unit = {n: e * jax.lax.rsqrt((e**2).sum(-1, keepdims=True) + 1e-12) for n, e in embedded.items()}
@@ -114,7 +114,7 @@ def undo_normalization(
     """Predicted pixels in standardized units, for drawing.
 
     A normalized prediction lacks the patch's level, which is taken from the true patch (as MAE's figures do); with
-    target "both" the raw part is used, which needs nothing of the truth.
+    target "both" the raw part is used, which does not use the true patch.
     """
     if kind == "raw":
         return predicted

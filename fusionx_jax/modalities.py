@@ -1,7 +1,7 @@
 """What a sensor is: bands, unit, wire encoding, display. The only place in the library that knows a sensor by name.
 
 A `Modality` is a frozen description. Tiles travel as uint16 ("wire") from the prepared set to the device, where
-`physical = wire * scale + offset`; the code `NODATA` marks pixels that carry no measurement. Normalization
+`physical = wire * scale + offset`; the code `NODATA` marks pixels without a measurement. Normalization
 statistics are not here: they belong to a data set or a checkpoint and live in `contract.py`.
 
 Sources
@@ -53,7 +53,7 @@ class Modality:
       unit: physical unit of decoded values: "dB" or "reflectance_1e4" (reflectance x 10^4).
       level: processing level; two levels of one sensor are different inputs.
       scale, offset: `physical = wire * scale + offset`.
-      valid_range: what the wire can carry; physical values outside it are not this unit.
+      valid_range: what the wire can hold; physical values outside it are in another unit.
       composites: ways to draw it, the first being the usual one.
     """
 
@@ -144,7 +144,7 @@ KNOWN: dict[str, Modality] = {
 """Sensors by the name used in YAML and configs."""
 
 ASSUMED: dict[str, Modality] = {m.name: m for m in (SENTINEL1_GRD, SENTINEL2_L2A)}
-"""What a modality of a config is taken for where no data set describes it."""
+"""The sensor of a modality named in a config, where no data set describes it."""
 
 
 def subset(modality: Modality, bands: Sequence[str]) -> Modality:
@@ -191,7 +191,7 @@ _BASELINE_OFFSET = 1000.0  # DN; Sentinel-2 products since processing baseline 0
 
 
 def offset_remark(values: np.ndarray, bands: Sequence[str]) -> str | None:
-    """What speaks against the offset of reflectance x 10^4 [N, C]: forgotten, or subtracted without need; else None.
+    """A remark if the offset of reflectance x 10^4 [N, C] seems forgotten, or subtracted without need; else None.
 
     Water, shadow and dense forest bring the darkest pixels of the red and short-wave bands close to zero; with the
     offset of -1000 not yet applied, nothing lies below 1000. Applied twice or without need, a good part is negative.

@@ -47,7 +47,7 @@ class Progress:
         rate = (self._done - self._start) / max(now - self._began, 1e-9)
         left = (self._total - self._done) / rate if rate > 0 else float("inf")
         eta = "done" if self._done >= self._total else f"ETA {left:.0f} s" if left != float("inf") else "ETA unknown"
-        # On a terminal the bar speaks; the log file gets the line in any case.
+        # A terminal shows the bar; the log file gets the line in any case.
         level = logging.DEBUG if self._bar is not None else logging.INFO
         logger.log(
             level,
@@ -80,7 +80,7 @@ def setup_logging() -> None:
     """Plain lines on standard error; called by the command line, never on import."""
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    # Libraries log through absl what they also raise, with the traceback of some thread of theirs.
+    # Libraries log through absl what they also raise, with the traceback of another thread.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     if not any(isinstance(h, _Console) for h in logger.handlers):
         console = _Console(sys.stderr)

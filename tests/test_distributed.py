@@ -56,9 +56,9 @@ def start_command(command, processes, devices=2, last=(COMMAND,)):
 
 
 def finish(started, status=0, timeout=600):
-    said = [p.communicate(timeout=timeout)[1] for p in started]
-    assert [p.returncode for p in started] == [status] * len(started), "\n----\n".join(said)[-4000:]
-    return said
+    printed = [p.communicate(timeout=timeout)[1] for p in started]
+    assert [p.returncode for p in started] == [status] * len(started), "\n----\n".join(printed)[-4000:]
+    return printed
 
 
 def losses(workdir):
@@ -78,9 +78,9 @@ def test_two_processes_follow_one_and_go_on_from_each_others_checkpoints(simulat
     finish(start(one, simulated, 1, devices=1))
     for mesh in (("--config.mesh.data=-1",), ("--config.mesh.data=2", "--config.mesh.fsdp=2")):
         two = tmp_path / mesh[-1].replace("/", "")
-        said = finish(start(two, simulated, 2, *mesh))
+        printed = finish(start(two, simulated, 2, *mesh))
         assert losses(two) == pytest.approx(losses(one), rel=TOLERANCE)
-        assert "Process 1 of 2" in said[1]
+        assert "Process 1 of 2" in printed[1]
         assert (two / "pretrain.1.log").exists()
     # Cut after four steps of six: two processes' checkpoint goes on in one, on one device.
     for step in ("6",):
@@ -128,8 +128,8 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step_and_the_run_goes_o
             raise AssertionError(finish(started))
         time.sleep(0.1)
     started[1].send_signal(signal.SIGTERM)
-    said = finish(started, 143)
-    assert all("Stopped by" in s and "run the same command to resume" in s for s in said)
+    printed = finish(started, 143)
+    assert all("Stopped by" in s and "run the same command to resume" in s for s in printed)
     step = checkpoint.find(str(tmp_path / "w")).step
     assert 3 <= step < 400
     assert len(losses(tmp_path / "w")) <= step

@@ -26,10 +26,10 @@ TRAINED = ("fusionx", "fusionx_early", "mae_s1", "mae_s2", "stacked_mae", "multi
 
 
 def _contracts(base, side=None):
-    *sensors, own = SETS[base]
+    *sensors, default_side = SETS[base]
     return {
         name: contract_lib.of_modality(
-            s, gsd_m=10.0, side=side or own, mean=[0.0] * len(s.bands), std=[1.0] * len(s.bands)
+            s, gsd_m=10.0, side=side or default_side, mean=[0.0] * len(s.bands), std=[1.0] * len(s.bands)
         )
         for name, s in zip(("s1", "s2"), sensors)
     }

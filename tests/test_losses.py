@@ -24,8 +24,8 @@ def _reference(predicted, patches, mask, kind, valid):
             parts = {"raw": [patches[b, i]], "normalized": [(patches[b, i] - mean) / deviation]}
             aims = parts["normalized"] + parts["raw"] if kind == "both" else parts[kind]
             for k, aim in enumerate(aims):
-                own = predicted[b, i].reshape(len(aims), -1)[k]
-                errors += list(((own - aim) ** 2)[ok])
+                patch = predicted[b, i].reshape(len(aims), -1)[k]
+                errors += list(((patch - aim) ** 2)[ok])
     return np.mean(errors)
 
 
@@ -101,8 +101,8 @@ def test_info_nce_is_the_cross_entropy_of_scikit_learn_both_ways():
         np.mean([(scores.argmax(1) == np.arange(6)).mean() for scores in (logits, logits.T)]), rel=1e-5
     )
     assert losses.info_nce({"s1": jnp.asarray(a), "s2": jnp.asarray(a)}, 0.01)[1] == 1.0
-    some = {"s1": jnp.array([True, True, False, True, True, True]), "s2": jnp.array([True] * 5 + [False])}
-    few, _ = losses.info_nce({"s1": jnp.asarray(a), "s2": jnp.asarray(b)}, 0.5, some)
+    present = {"s1": jnp.array([True, True, False, True, True, True]), "s2": jnp.array([True] * 5 + [False])}
+    few, _ = losses.info_nce({"s1": jnp.asarray(a), "s2": jnp.asarray(b)}, 0.5, present)
     pairs, alone = [0, 1, 3, 4], []  # s1 also has tile 5, s2 also tile 2: negatives of the other sensor's tiles
     for scores in (logits[:, [0, 1, 3, 4, 2]][pairs], logits.T[:, [0, 1, 3, 4, 5]][pairs]):
         probability = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)

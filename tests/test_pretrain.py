@@ -88,10 +88,10 @@ def test_a_workdir_of_another_config_is_refused_and_left_alone(trained, tiny_con
 
 
 def test_a_workdir_in_which_a_run_goes_on_is_refused(trained, tiny_config):
-    held = files.lock(os.path.join(trained, "lock"))
+    lock = files.lock(os.path.join(trained, "lock"))
     with pytest.raises(InputError, match="Another run trains in the workdir"):
         pretrain.run(tiny_config, trained)
-    held.close()
+    lock.close()
     assert pretrain.run(tiny_config, trained) == 0
 
 
@@ -186,8 +186,8 @@ def test_starting_from_other_weights_keeps_their_statistics_unless_told(trained,
     tiny_config.init_from = trained
     tiny_config.num_steps = 2
     assert pretrain.run(tiny_config, str(tmp_path / "a")) == 0
-    donor, own = checkpoint.find(trained).contract, checkpoint.find(str(tmp_path / "a")).contract
-    assert own.modalities["s1"].mean == donor.modalities["s1"].mean
+    donor, trained_here = checkpoint.find(trained).contract, checkpoint.find(str(tmp_path / "a")).contract
+    assert trained_here.modalities["s1"].mean == donor.modalities["s1"].mean
     tiny_config.statistics = "dataset"
     assert pretrain.run(tiny_config, str(tmp_path / "b")) == 0
     assert checkpoint.find(str(tmp_path / "b")).contract.modalities["s1"].mean != donor.modalities["s1"].mean

@@ -85,12 +85,14 @@ def test_the_demo_leaves_its_page_and_beats_the_baselines_at_few_labels(checkout
             for r in csv.DictReader(f)
             if (r["task"], r["metric"], r["modalities"], r["level"]) == ("multi", "macro_map", "s1+s2", "mean")
         ]
-    of = {(r["method"], float(r["label_fraction"])): r for r in rows}
+    by_method = {(r["method"], float(r["label_fraction"])): r for r in rows}
     for fraction in (0.01, 0.05, 0.1):
-        own = float(of["fusionx", fraction]["value"])
-        assert all(own > float(of[m, fraction]["value"]) for m in ("untrained", "band_statistics", "supervised"))
+        fusionx = float(by_method["fusionx", fraction]["value"])
+        assert all(
+            fusionx > float(by_method[m, fraction]["value"]) for m in ("untrained", "band_statistics", "supervised")
+        )
     for fraction in (0.05, 0.1):
-        assert float(of["fusionx", fraction]["ci_low"]) > float(of["untrained", fraction]["ci_high"])
+        assert float(by_method["fusionx", fraction]["ci_low"]) > float(by_method["untrained", fraction]["ci_high"])
 
 
 @pytest.mark.slow

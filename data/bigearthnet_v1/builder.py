@@ -1,7 +1,7 @@
 """BigEarthNet-MM v1: 590,326 patches of 1.2 km in ten European countries, Sentinel-1 GRD and Sentinel-2 L2A.
 
 Layout (Sumbul et al., IGARSS 2019 and IEEE GRSM 2021; README.md beside this file shows it): one folder a patch; the
-Sentinel-1 patch's JSON names its Sentinel-2 twin. Names are opaque keys: hours without leading zero occur.
+Sentinel-1 patch's JSON names its Sentinel-2 patch. Names are opaque keys: hours without leading zero occur.
 """
 
 import argparse
@@ -48,13 +48,13 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
     listed = patches.read_splits(args.splits, _SPLIT_FILES, "the official lists of patches") if args.splits else None
     s2_names = [n for n in archive.children(s2_root) if n not in excluded]
     known = {row[0]: row[1] for rows in (listed or {}).values() for row in rows if len(row) > 1}
-    twins, unusable = _twins(archive, s1_root, s2_names, known)
+    pairs, unusable = _pairs(archive, s1_root, s2_names, known)
     use = {row[0] for rows in listed.values() for row in rows} if listed else None
     found: dict[str, Patch] = {}
     classes = clc.CLASSES_19 if args.classes == "19" else clc.CLASSES_43
     unlabeled = 0
     for name in tqdm(s2_names, desc="reading labels", unit="patch", disable=not sys.stderr.isatty()):
-        if name not in twins or (use is not None and name not in use):
+        if name not in pairs or (use is not None and name not in use):
             continue
         labels = _labels(archive, f"{s2_root}/{name}/{name}_labels_metadata.json")
         if isinstance(labels, LeftOut):
@@ -65,7 +65,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
             unlabeled += 1
             continue
         group = "_".join(name.split("_")[:-2])
-        found[name] = Patch(name, (s2_root, s1_root, twins[name]), numbers, group)
+        found[name] = Patch(name, (s2_root, s1_root, pairs[name]), numbers, group)
     if listed:
         names = {s: [row[0] for row in rows] for s, rows in listed.items()}
         by_split, missing = patches.by_lists(names, found, set(s2_names), s2_root)
@@ -101,18 +101,18 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
 
 
 def _read_excluded(folder: str) -> set[str]:
-    there = [os.path.join(folder, n) for n in _EXCLUDED if os.path.isfile(os.path.join(folder, n))]
-    if not there:
+    paths = [os.path.join(folder, n) for n in _EXCLUDED if os.path.isfile(os.path.join(folder, n))]
+    if not paths:
         raise InputError(f"{folder} has no {' or '.join(_EXCLUDED)}; --exclude must hold one of them.")
-    return {row[0] for path in there for row in patches.read_table(path, "a list of patches")}
+    return {row[0] for path in paths for row in patches.read_table(path, "a list of patches")}
 
 
-def _twins(archive, s1_root, s2_names, known) -> tuple[dict[str, str], list[LeftOut]]:
-    """Sentinel-1 patch by Sentinel-2 patch, and the patches of either sensor that stand alone."""
+def _pairs(archive, s1_root, s2_names, known) -> tuple[dict[str, str], list[LeftOut]]:
+    """Sentinel-1 patch by Sentinel-2 patch, and the patches of either sensor without a pair."""
     unusable = []
-    of = dict(known)
+    s1_by_s2 = dict(known)
     s1_names = archive.children(s1_root)
-    there = set(s1_names)
+    existing = set(s1_names)
     if not known:  # two-column lists name the pairs; otherwise each Sentinel-1 patch's JSON does
         wanted = set(s2_names)
         for s1 in tqdm(s1_names, desc="pairing sensors", unit="patch", disable=not sys.stderr.isatty()):
@@ -123,15 +123,15 @@ def _twins(archive, s1_root, s2_names, known) -> tuple[dict[str, str], list[Left
                 unusable.append(LeftOut(s1, "damaged metadata", f"{path}: {error}"))
                 continue
             if s2 in wanted:
-                of[s2] = s1
+                s1_by_s2[s2] = s1
             else:
-                unusable.append(LeftOut(s1, "missing twin", f"{s1} has no Sentinel-2 twin {s2}"))
+                unusable.append(LeftOut(s1, "unpaired", f"{s1} has no Sentinel-2 patch {s2}"))
     out = {}
     for s2 in s2_names:
-        if of.get(s2) in there:
-            out[s2] = of[s2]
+        if s1_by_s2.get(s2) in existing:
+            out[s2] = s1_by_s2[s2]
         elif not known or s2 in known:
-            unusable.append(LeftOut(s2, "missing twin", f"{s2} has no Sentinel-1 twin"))
+            unusable.append(LeftOut(s2, "unpaired", f"{s2} has no Sentinel-1 patch"))
     return out, unusable
 
 
@@ -152,5 +152,5 @@ def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     s2_folder, s1_folder, s1_name = patch.where
     s2 = patches.sentinel2(archive, patches.band_files(f"{s2_folder}/{patch.id}", patch.id, S2), SIZE, chosen, nodata=0)
     s1 = patches.sentinel1(archive, patches.band_files(f"{s1_folder}/{s1_name}", s1_name, S1), SIZE, chosen)
-    raster.require_one_place(s1, s2, f"{patch.id} and its twin {s1_name}")
+    raster.require_one_place(s1, s2, f"{patch.id} and its Sentinel-1 patch {s1_name}")
     return {"s1": s1.values, "s2": s2.values, "location": s2.location}

@@ -1,6 +1,6 @@
 """BigEarthNet v2 (reBEN): 480,038 pairs with the official geographic split of metadata.parquet.
 
-Layout and columns: Clasen et al., IGARSS 2025 (arXiv 2407.03653); README.md beside this file shows it. Patches stand
+Layout and columns: Clasen et al., IGARSS 2025 (arXiv 2407.03653); README.md beside this file shows it. Patches are
 in the folder of their scene. metadata.parquet names pairs, labels and splits ("validation" is our "val").
 """
 
@@ -51,9 +51,9 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
     by_split: dict[str, list[Patch]] = {s: [] for s in _SPLITS.values()}
     unusable = []
     for name, labels, split, s1_name in rows:
-        lacking = [sensor for sensor, there, n in (("S2", s2_there, name), ("S1", s1_there, s1_name)) if n not in there]
+        lacking = [sensor for sensor, names, n in (("S2", s2_there, name), ("S1", s1_there, s1_name)) if n not in names]
         if lacking:
-            kind = "missing twin" if len(lacking) == 1 else "missing patch"
+            kind = "unpaired" if len(lacking) == 1 else "missing patch"
             unusable.append(LeftOut(name, kind, f"{name} has no {' and no '.join(lacking)} folder"))
             continue
         scene, s1_scene = "_".join(name.split("_")[:-2]), "_".join(s1_name.split("_")[:-3])

@@ -1,7 +1,7 @@
 """BigEarthNet v2 as rico-hdl writes it: one LMDB, a safetensors blob for each patch and sensor.
 
 Keys are patch names (and `NAME_reference_map`); tensors are named by band, uint16 at the bands' own sizes, VV and VH
-float32. Tensors carry no place on the Earth.
+float32. Tensors have no georeference.
 """
 
 import os
@@ -40,7 +40,7 @@ class Database:
             size = os.path.getsize(os.path.join(self.folder, FILE))
             try:
                 if size < _HEAD:  # LMDB maps the file: pages past its end would end the process
-                    raise lmdb.Error(f"{size} bytes are no database")
+                    raise lmdb.Error(f"{size} bytes are not a database")
                 environment = lmdb.open(self.folder, readonly=True, lock=False, readahead=False)
                 needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
                 if size < needed:
@@ -87,7 +87,7 @@ def resize(band: np.ndarray, size: int, resampling: str) -> np.ndarray:
 
     height, width = band.shape
     profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": band.dtype, "nodata": 0}
-    profile["transform"] = from_origin(0, 0, 10, 10)  # any place will do
+    profile["transform"] = from_origin(0, 0, 10, 10)  # resampling needs some transform; its origin does not matter
     with MemoryFile() as memory:
         with memory.open(**profile) as file:
             file.write(band, 1)

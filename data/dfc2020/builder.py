@@ -1,7 +1,7 @@
 """DFC2020: 6,114 pairs in SEN12MS's form with high-resolution land-cover labels (Yokoya et al., IEEE GRSM 8(1), 2020).
 
-Three layouts are about: the contest's (validation and test folders), the public one by season and city, and flat copies
-with lists. Patches are found by their file names, wherever they stand, and paired by season, scene and number.
+Three layouts exist: the contest's (validation and test folders), the public one by season and city, and flat copies
+with lists. Patches are found by their file names, in any folder, and paired by season, scene and number.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         name = f"{season}_{scene}_p{number}"
         lacking = [k for k in ("s1", "s2", "dfc") if k not in parts]
         if lacking:
-            unusable.append(LeftOut(name, "missing twin", f"{name} has no {' and no '.join(lacking)} file"))
+            unusable.append(LeftOut(name, "unpaired", f"{name} has no {' and no '.join(lacking)} file"))
         else:
             where = (parts["s1"], parts["s2"], parts["dfc"])
             members.append(Patch(name, where, (), f"{season}_{scene}"))
@@ -91,7 +91,7 @@ def _split(folder: str | None, members: list[Patch]) -> tuple[dict[str, list[Pat
     groups = {p.group for p in members}
     fractions = {"train": 0.6, "val": 0.2, "test": 0.2}
     by_group = len(groups) >= 3
-    origin = "by city, hashed" if by_group else "by patch, hashed: neighbors may stand in different splits"
+    origin = "by city, hashed" if by_group else "by patch, hashed: neighbors may be in different splits"
     return patches.split_by_hash(members, fractions, by_group=by_group), origin
 
 

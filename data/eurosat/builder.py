@@ -1,7 +1,7 @@
-"""EuroSAT (27,000 Sentinel-2 L1C patches, ten classes) with its Sentinel-1 twins, EuroSAT-SAR.
+"""EuroSAT (27,000 Sentinel-2 L1C patches, ten classes) paired with Sentinel-1 (EuroSAT-SAR).
 
 Layout: one folder a class, CLASS_N.tif in both sets (Helber et al., JSTARS 2019; Wang et al., FG-MAE, JSTARS 2024). In
-the optical files B8A stands last, behind B12 (phelber/EuroSAT issue 7).
+the optical files B8A comes last, after B12 (phelber/EuroSAT issue 7).
 """
 
 import argparse
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def make_source(args: argparse.Namespace) -> patches.PatchSource:
-    """Lists the patches and their twins.
+    """Lists the patches of both sensors.
 
     Raises:
       InputError: no class folder is there, or neither --sar nor --optical_only is given.
@@ -61,13 +61,13 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
     unusable = []
     for name, path in optical.items():
         if radar_archive and name not in radar:
-            unusable.append(LeftOut(name, "missing twin", f"{name} has no patch in {args.sar}"))
+            unusable.append(LeftOut(name, "unpaired", f"{name} has no patch in {args.sar}"))
             continue
         where = (path, radar_archive.file(radar[name]) if radar_archive else "")
         found[name] = Patch(name, where, (CLASSES.index(name.rpartition("_")[0]),))
     if radar_archive:
         alone = sorted(set(radar) - set(optical))
-        unusable += [LeftOut(n, "missing twin", f"{n} of {args.sar} has no optical patch") for n in alone]
+        unusable += [LeftOut(n, "unpaired", f"{n} of {args.sar} has no optical patch") for n in alone]
     if args.splits:
         listed = patches.read_splits(args.splits, _LISTS, "lists of patches such as eurosat-train.txt")
         names = {s: [os.path.splitext(row[0])[0] for row in rows] for s, rows in listed.items()}
@@ -76,7 +76,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         origin = "given lists"
     else:
         by_split = patches.split_by_hash(list(found.values()), {"train": 0.6, "val": 0.2, "test": 0.2}, by_group=False)
-        origin = "by patch, hashed: neighbors may stand in different splits (no lists given: --splits)"
+        origin = "by patch, hashed: neighbors may be in different splits (no lists given: --splits)"
     sensors = {"s2": modalities.SENTINEL2_L1C}
     return patches.make(
         args,
@@ -110,7 +110,7 @@ def _by_name(archive: Archive) -> dict[str, str]:
 
 
 def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
-    """One patch, with its twin where there is one."""
+    """One patch of either sensor; Sentinel-1 only where the set has it."""
     path, radar = patch.where
     s2 = patches.sentinel2(archive, [path], SIZE, chosen, indexes=_INDEXES)
     out = {"s2": s2.values, "location": s2.location}

@@ -1,6 +1,6 @@
 """Co-registered scenes, one file per modality and scene, cut into tiles without neighbors across splits.
 
-A small YAML says what is what (see terramesh.yaml and sen1floods11.yaml beside this file):
+A small YAML describes the files (see terramesh.yaml and sen1floods11.yaml beside this file):
 
     name: my_area                     # of the prepared set
     modalities:
@@ -36,7 +36,7 @@ _COVER = 0.05  # smallest share of the labeled pixels with which a class labels 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw", required=True, metavar="DIR", help="folder that holds the scenes")
-    parser.add_argument("--spec", metavar="FILE", help="YAML that says which file is what (default RAW/scenes.yaml)")
+    parser.add_argument("--spec", metavar="FILE", help="YAML that describes the files (default RAW/scenes.yaml)")
     parser.add_argument("--tile_size", type=int, default=64, help="tile side in pixels (default 64)")
     parser.add_argument("--num_tiles", type=int, default=None, help="keep at most this many tiles, evenly spread")
     parser.add_argument(

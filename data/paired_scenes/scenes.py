@@ -197,7 +197,7 @@ class Scene:
 
 
 def band_positions(raster: Raster, spec: RasterSpec) -> list[int]:
-    """Where each of the sensor's bands stands in the file, by name.
+    """Index of each of the sensor's bands in the file, by name.
 
     Raises:
       InputError: names are unknown, contradict each other, or a band is missing.
@@ -245,7 +245,7 @@ def physical(values: np.ndarray, raster: Raster, spec: RasterSpec) -> np.ndarray
         )
     empty = not_a_number
     if nodata is not None and not math.isnan(nodata):
-        # Zero is also a dark pixel's value in one band; any other code means that the pixel is not there.
+        # Zero is also a dark pixel's value in one band; any other code means that the pixel has no data.
         coded = pixels == nodata
         empty = empty | (coded.all(-1) if nodata == 0 else coded.any(-1))
     if spec.unit == "linear":

@@ -49,16 +49,14 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
             for s2 in sorted(n for n in names["s2"] if n.endswith(".tif")):
                 s1, lc = (s2.replace("_s2_", f"_{kind}_") for kind in ("s1", "lc"))
                 if s1 not in names["s1"]:
-                    unusable.append(LeftOut(s2, "missing twin", f"{s2} has no Sentinel-1 twin {s1}"))
+                    unusable.append(LeftOut(s2, "unpaired", f"{s2} has no Sentinel-1 patch {s1}"))
                     continue
                 with_cover += lc in names["lc"]
                 paths = [f"{folder}/s1_{scene}/{s1}", f"{folder}/s2_{scene}/{s2}"]
                 paths.append(f"{folder}/lc_{scene}/{lc}" if lc in names["lc"] else "")
                 found[s2] = Patch(s2.removesuffix(".tif"), tuple(paths), (), f"{season}_{scene}")
             alone = {n.replace("_s1_", "_s2_") for n in names["s1"]} - names["s2"]
-            unusable += [
-                LeftOut(n, "missing twin", f"{n} is missing beside its Sentinel-1 twin") for n in sorted(alone)
-            ]
+            unusable += [LeftOut(n, "unpaired", f"{n} is missing, its Sentinel-1 patch is not") for n in sorted(alone)]
     if with_cover and with_cover < len(found):  # land cover of some patches: the others cannot be labeled
         for name in [n for n, p in found.items() if not p.where[2]]:
             unusable.append(LeftOut(name, "missing labels", f"{name} has no land-cover file"))
@@ -99,7 +97,7 @@ def _split(folder: str | None, found: dict[str, Patch]):
     files = {s: [row[0] for row in rows] for s, rows in listed.items()}
     by_split, missing = patches.by_lists(files, found, found, "the archive")
     origin = "official lists"
-    if not has_val:  # there is none any more: a tenth of the training scenes serves
+    if not has_val:  # no official list is published: a tenth of the training scenes is used
         drawn = patches.split_by_hash(by_split["train"], {"train": 0.9, "val": 0.1}, by_group=True)
         by_split |= {"train": drawn["train"], "val": drawn["val"]}
         origin += "; val: a tenth of the training scenes, hashed"

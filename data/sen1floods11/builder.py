@@ -50,7 +50,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
     for chip in sorted(set().union(*stems.values())):
         lacking = [k for k in stems if chip not in stems[k]]
         if lacking:
-            unusable.append(LeftOut(chip, "missing twin", f"{chip} has no {' and no '.join(lacking)} file"))
+            unusable.append(LeftOut(chip, "unpaired", f"{chip} has no {' and no '.join(lacking)} file"))
         else:
             where = tuple(f"{roots[k]}/{stems[k][chip]}" for k in ("s1", "s2", "labels"))
             found[chip] = Patch(chip, where, (), chip)

@@ -1,4 +1,4 @@
-"""The simulated world as a source of prepared tiles. What is in it: see world.py."""
+"""The simulated world as a source of prepared tiles. world.py describes it."""
 
 import argparse
 import dataclasses
@@ -55,7 +55,9 @@ class Simulated:
             license="Apache-2.0",
             citation="Simulated Sentinel-1/2 world of FusionX-Net; no real satellite data.",
             source_version=(f"world {world.VERSION}, seed {self.seed}, {self.num_tiles} tiles of {self.tile_size} px"),
-            notes=("Simulated data: results compare methods under known difficulties and say nothing of real land.",),
+            notes=(
+                "Simulated data: results compare methods under known difficulties and say nothing about real land.",
+            ),
         )
 
     def splits(self) -> Mapping[str, int]:

@@ -1,4 +1,4 @@
-"""The simulated Sentinel-1 image: class laws, moisture, rows, wind, urban points, terrain residue, speckle."""
+"""The simulated Sentinel-1 image: backscatter by class, moisture, rows, wind, urban points, terrain, speckle."""
 
 import numpy as np
 

@@ -47,12 +47,12 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
             date = _date(name)
             if date is None:
                 continue
-            days, twin = min(((abs((d - date).days), n) for d, n in radar), default=(None, ""))
+            days, nearest = min(((abs((d - date).days), n) for d, n in radar), default=(None, ""))
             if days is None or days > args.most_days:
-                near = f"the nearest is {days} days away" if twin else "it has none"
-                unusable.append(LeftOut(f"{place}/{name}", "missing twin", f"no Sentinel-1 for {name}: {near}"))
+                near = f"the nearest is {days} days away" if nearest else "it has none"
+                unusable.append(LeftOut(f"{place}/{name}", "unpaired", f"no Sentinel-1 for {name}: {near}"))
                 continue
-            where = (f"{s1_root}/{place}/{twin}", f"{s2_root}/{place}/{name}", args.s2)
+            where = (f"{s1_root}/{place}/{nearest}", f"{s2_root}/{place}/{name}", args.s2)
             members.append(Patch(f"{place}_{name}", where, (), place))
     fractions = {"train": 0.98, "val": 0.01, "test": 0.01}
     return patches.make(

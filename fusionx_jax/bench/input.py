@@ -74,7 +74,7 @@ def run(tiles: int, tile_size: int, batch_size: int, rounds: int, tmp: str | Non
     Args:
       tiles: pairs in the set.
       tile_size: side of a tile, pixels.
-      rounds: turns of each contestant.
+      rounds: turns of each pipeline.
       tmp: folder for the tiles; None: the system's.
 
     Raises:
@@ -124,7 +124,7 @@ class Contestants:
             pipeline.write_tfrecord(self._prepared, "train", tuple(_SENSORS), self._records)
 
     def turns(self) -> dict[str, Turn]:
-        """The contestants; without TensorFlow there is none that reads TFRecord."""
+        """The pipelines to compare; without TensorFlow none reads TFRecord."""
         out: dict[str, Turn] = {"ours": self.ours}
         if pipeline.has_tensorflow():
             out["tfrecord_shuffle"] = self.tfrecord_shuffle

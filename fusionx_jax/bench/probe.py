@@ -41,8 +41,8 @@ def make_problem(kind: str, examples: int, features: int, seed: int = 0) -> Prob
     a fifth as large as the training split.
     """
     rng = np.random.default_rng(seed)
-    held = max(examples // 5, 200)
-    total = examples + 2 * held
+    held_out = max(examples // 5, 200)
+    total = examples + 2 * held_out
     share = np.geomspace(0.5, 0.03, _CLASSES)
     if kind == "multi":
         latent = rng.normal(size=(total, 4)) @ rng.normal(size=(4, _CLASSES)) / 2 + rng.normal(size=(total, _CLASSES))
@@ -53,7 +53,7 @@ def make_problem(kind: str, examples: int, features: int, seed: int = 0) -> Prob
     means = 0.15 * rng.normal(size=(_CLASSES, features))
     x = (rng.normal(size=(total, features)) + y @ means) * np.arange(1, features + 1) ** -0.5 @ axes
     x = ((x - x[:examples].mean(0)) / x[:examples].std(0)).astype(np.float32)
-    cuts = [examples, examples + held]
+    cuts = [examples, examples + held_out]
     return Problem(*(Split(*parts) for parts in zip(np.split(x, cuts), np.split(y, cuts))))
 
 
@@ -93,14 +93,14 @@ def run(kind: str, examples: int, features: int, seeds: int) -> dict[str, Any]:
 
     weights = np.ones((len(problem.test.y), 1), np.int64)
 
-    def judge(values: np.ndarray) -> dict[str, float]:
+    def score(values: np.ndarray) -> dict[str, float]:
         if kind == "multi":
             found = metrics.multi_label(values.astype(np.float64), problem.test.y > 0, weights)
         else:
             found = metrics.single_label(values.astype(np.float64), problem.test.y.argmax(1), weights)
         return {name: 100 * float(value[0]) for name, value in found.items()}
 
-    pairs = {cell: (judge(scores[cell]), judge(usual.scores[cell])) for cell in scores}
+    pairs = {cell: (score(scores[cell]), score(usual.scores[cell])) for cell in scores}
     names = metrics.MULTI if kind == "multi" else metrics.SINGLE
     difference = {name: max(abs(a[name] - b[name]) for a, b in pairs.values()) for name in names}
     after = float(np.mean(warm))

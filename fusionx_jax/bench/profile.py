@@ -61,9 +61,9 @@ def table(trace: str, text: str, steps: int) -> list[Row]:
     for plane in jax.profiler.ProfileData.from_file(trace).planes:
         for line in plane.lines:
             for event in line.events:
-                said = dict(event.stats)
-                name = said.get("hlo_op")
-                if name in origin and said.get("hlo_module", module) == module:
+                stats = dict(event.stats)
+                name = stats.get("hlo_op")
+                if name in origin and stats.get("hlo_module", module) == module:
                     spent[name][0] += 1
                     spent[name][1] += event.duration_ns
     total = sum(ns for _, ns in spent.values())
@@ -74,15 +74,15 @@ def table(trace: str, text: str, steps: int) -> list[Row]:
 
 
 def origins(text: str) -> dict[str, tuple[str, str, str]]:
-    """Direction, part of the network and primitive of every operation of an HLO text but loops and calls, whose time
-    is that of what they hold."""
+    """Direction, part of the network and primitive of every operation of an HLO text, except loops and calls, whose
+    time is that of the operations inside."""
     out = {}
     for line in text.splitlines():
         op = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = .*?[\]\)\}] ([\w\-]+)\(", line)
         if not op or op.group(2) in ("while", "call", "conditional", "parameter", "constant"):
             continue
-        said = re.search(r'op_name="([^"]*)"', line)
-        out[op.group(1)] = _origin(said.group(1) if said else "", op.group(2))
+        op_name = re.search(r'op_name="([^"]*)"', line)
+        out[op.group(1)] = _origin(op_name.group(1) if op_name else "", op.group(2))
     return out
 
 

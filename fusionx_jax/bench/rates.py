@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Mapping
 
 Turn = Callable[[], float]
-"""One turn of a contestant; returns the number of items it processed."""
+"""One turn of an alternative; returns the number of items it processed."""
 
 
 def rates(contestants: Mapping[str, Turn], rounds: int) -> dict[str, float]:
-    """Median items per second of each contestant over `rounds` turns, after one turn that is not timed."""
+    """Median items per second of each alternative over `rounds` turns, after one turn that is not timed."""
     measured: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in contestants.values():  # compiles, fills caches
         turn()

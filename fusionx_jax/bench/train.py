@@ -189,8 +189,8 @@ def torch_twin(config: ConfigDict, contract: Contract, objective: Objective, par
         "views": objective.views is not None,
         "optimizer.accumulate": config.optimizer.get("accumulate", 1) > 1,
     }
-    for what, asked in refused.items():
-        if asked:
+    for what, requested in refused.items():
+        if requested:
             raise InputError(f"The PyTorch twin does not know {what}; leave --peer out, or change the config.")
     p, o = config.model.patch_size, config.optimizer
     return torch_step.Step(
@@ -233,15 +233,15 @@ def host_batches(config: ConfigDict, contract: Contract, dataset: str) -> Iterat
         )  # fmt: skip
     rng = np.random.default_rng(0)
     shapes = abstract_batch(config, contract)
-    some = [{m: rng.integers(0, 10_000, x.shape, np.uint16) for m, x in shapes.items()} for _ in range(4)]
-    return itertools.cycle(some)
+    batches = [{m: rng.integers(0, 10_000, x.shape, np.uint16) for m, x in shapes.items()} for _ in range(4)]
+    return itertools.cycle(batches)
 
 
 def _peak_bytes(compiled: Any) -> int:
-    """What the device says it held at most; on a CPU what the compiled step needs."""
-    told = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    """Peak memory as the device reports it; on a CPU the memory that the compiled step needs."""
+    peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     m = compiled.memory_analysis()
-    return told or m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes - m.alias_size_in_bytes
+    return peak or m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes - m.alias_size_in_bytes
 
 
 def load_configs(paths: list[str], overrides: list[str]) -> dict[str, ConfigDict]:

@@ -19,15 +19,17 @@ def main(argv: list[str]) -> int:
     )
     pipeline.add_argument("--tile_size", type=int, default=120, help="side in pixels (default 120)")
     pipeline.add_argument("--batch_size", type=int, default=64)
-    pipeline.add_argument("--rounds", type=int, default=5, help="turns of each contestant (default 5)")
-    pipeline.add_argument("--tmp", metavar="DIR", default=None, help="where the tiles go (default: the system's)")
+    pipeline.add_argument("--rounds", type=int, default=5, help="turns of each alternative (default 5)")
+    pipeline.add_argument(
+        "--tmp", metavar="DIR", default=None, help="folder for the tiles (default: the system's temporary folder)"
+    )
     pipeline.add_argument("--json", action="store_true", help="print one JSON object")
     pipeline.set_defaults(run=_input)
     sweep = benches.add_parser("probe", help="the linear-probe sweep against scikit-learn on every core")
-    sweep.add_argument("--kind", choices=("multi", "single"), default="multi", help="labels a tile (default multi)")
+    sweep.add_argument("--kind", choices=("multi", "single"), default="multi", help="labels per tile (default multi)")
     sweep.add_argument("--examples", type=int, default=10_000, help="training examples (default 10000)")
-    sweep.add_argument("--features", type=int, default=384, help="features of each (default 384)")
-    sweep.add_argument("--seeds", type=int, default=5, help="label subsets a fraction (default 5)")
+    sweep.add_argument("--features", type=int, default=384, help="features per example (default 384)")
+    sweep.add_argument("--seeds", type=int, default=5, help="label subsets per fraction (default 5)")
     sweep.add_argument("--json", action="store_true", help="print one JSON object")
     sweep.set_defaults(run=_probe)
     full = benches.add_parser(
@@ -36,7 +38,7 @@ def main(argv: list[str]) -> int:
         "extrapolates to all label subsets. The default sizes are BigEarthNet's.",
     )  # fmt: skip
     for name in ("train", "test", "features", "classes", "seeds", "resamples"):
-        full.add_argument(f"--{name}", type=int, default=None, metavar="N", help="(BigEarthNet's)")
+        full.add_argument(f"--{name}", type=int, default=None, metavar="N", help="default: BigEarthNet's")
     full.add_argument("--json", action="store_true", help="print one JSON object")
     full.set_defaults(run=_evaluate)
     train = benches.add_parser(
@@ -49,9 +51,11 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     train.add_argument("--peer", choices=("torch",), default="", help="also measure the PyTorch twin of the step")
     train.add_argument("--dataset", metavar="DIR", default="", help="read tiles of this set (random ones in memory)")
-    train.add_argument("--tile_size", type=int, default=120, help="of random tiles where augment.crop is 0 (120)")
-    train.add_argument("--rounds", type=int, default=5, help="turns of each contestant (default 5)")
-    train.add_argument("--seconds", type=float, default=2.0, help="of a turn (default 2)")
+    train.add_argument(
+        "--tile_size", type=int, default=120, help="side of random tiles where augment.crop is 0 (default 120)"
+    )
+    train.add_argument("--rounds", type=int, default=5, help="turns of each alternative (default 5)")
+    train.add_argument("--seconds", type=float, default=2.0, help="length of a turn (default 2)")
     train.add_argument("--profile", metavar="DIR", default="", help="write a trace and a table by operation there")
     train.add_argument("--json", action="store_true", help="print one JSON object")
     train.set_defaults(run=_train)

@@ -7,7 +7,7 @@ import json
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fusionx export",
-        description="Writes a trained encoder for others, and compares what was written with the original on tiles.",
+        description="Exports a trained encoder, and compares the export with the original on tiles.",
     )
     parser.add_argument("--workdir", required=True, metavar="W", help="workdir of `fusionx pretrain`, or a checkpoint")
     parser.add_argument("--to", required=True, choices=("orbax", "safetensors", "stablehlo"))

@@ -11,7 +11,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fusionx plan",
         description="Estimates memory, FLOPs, communication and days of a run by compiling its train step for machines "
-        "that need not be at hand.",
+        "that need not be available here.",
         epilog="Config values are set with --config.KEY=VALUE.",
     )
     parser.add_argument("--config", required=True, metavar="FILE[:options]")
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--dataset", default="", metavar="DIR", help="prepared set; without it Sentinel tiles are assumed"
     )
-    parser.add_argument("--tile_size", type=int, default=120, help="of assumed tiles, pixels (120)")
+    parser.add_argument("--tile_size", type=int, default=120, help="side of assumed tiles in pixels (120)")
     parser.add_argument("--pairs", type=int, default=0, help="training pairs in an epoch (default: the set's)")
     parser.add_argument(
         "--input_rate", type=float, default=2000, help="MB/s that a host reads; see `fusionx bench input` (2000)"

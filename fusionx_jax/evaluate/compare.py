@@ -129,14 +129,15 @@ def paired_sides(ours: Sequence[Cells], theirs: Sequence[Cells], budget: LabelBu
 
     With all labels there is one subset, and networks trained on it several times have more seeds than it.
     """
-    own, other = rows.common_seeds(ours, budget), rows.common_seeds(theirs, budget)
-    pairs = ((ours, own), (theirs, other))
+    our_seeds, their_seeds = rows.common_seeds(ours, budget), rows.common_seeds(theirs, budget)
+    pairs = ((ours, our_seeds), (theirs, their_seeds))
     subsets = {cells[CellKey(budget, s)].subset for side, seeds in pairs for cells in side for s in seeds}
-    if not (own and other and len(subsets) == 1):
+    if not (our_seeds and their_seeds and len(subsets) == 1):
         every = [*ours, *theirs]
-        own = [s for s in own if s in other and len({cells[CellKey(budget, s)].subset for cells in every}) == 1]
-        other = own
-    return (_Side(ours, own), _Side(theirs, other)) if own else None
+        shared = [s for s in our_seeds if s in their_seeds]
+        our_seeds = [s for s in shared if len({cells[CellKey(budget, s)].subset for cells in every}) == 1]
+        their_seeds = our_seeds
+    return (_Side(ours, our_seeds), _Side(theirs, their_seeds)) if our_seeds else None
 
 
 def paired_difference(
@@ -156,10 +157,10 @@ def differences(measured: Measured, reference: Method = REFERENCE) -> Iterator[D
         if group.method == reference or group.method.changes:
             continue
         counterpart = evaluators.EVALUATORS[group.evaluator].counterpart
-        own = measured.get(group._replace(method=reference, evaluator=counterpart), ())
-        if not own:
+        base = measured.get(group._replace(method=reference, evaluator=counterpart), ())
+        if not base:
             continue
-        theirs, ours = _cells(pretrainings), _cells(own)
+        theirs, ours = _cells(pretrainings), _cells(base)
         kind, metric = _main_metric(theirs)
         for budget in _budgets(theirs):
             paired = paired_difference(ours, theirs, budget, metric)

@@ -47,18 +47,18 @@ def extract(
         except (OSError, EOFError, ValueError, zipfile.BadZipFile):
             progress.logger.warning("The cached features %s are damaged and will be computed again.", path)
     size = prepared.size(split)
-    own = np.arange(size)
+    local = np.arange(size)
     if together:  # shares of one size, the last filled up
         share = -(-size // jax.process_count())
-        own = np.minimum(np.arange(share) + jax.process_index() * share, size - 1)
+        local = np.minimum(np.arange(share) + jax.process_index() * share, size - 1)
     mesh = sharding.make_mesh(devices=jax.local_devices())
     spread = sharding.batch_sharding(mesh)
     run = pooled_program(encoder)
     params = jax.device_put(encoder.params, sharding.replicated(mesh))
     parts = []
-    with progress.Progress(len(own), f"{what}, {split}, {'+'.join(modalities)}", "tile") as bar:
-        for index, kept in order.equal_batches(len(own), batch_size, mesh.size):
-            batch = prepared.read(split, own[index], modalities)
+    with progress.Progress(len(local), f"{what}, {split}, {'+'.join(modalities)}", "tile") as bar:
+        for index, kept in order.equal_batches(len(local), batch_size, mesh.size):
+            batch = prepared.read(split, local[index], modalities)
             found = run(params, jax.device_put(batch, spread))
             parts.append({k: np.asarray(v)[:kept] for k, v in found.items()})
             bar.advance(kept)

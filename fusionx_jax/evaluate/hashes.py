@@ -39,8 +39,8 @@ def evaluator_hashes(config: ConfigDict, leave_out: Sequence[str] = ()) -> dict[
     ignored = {"seeds", "tasks", *leave_out}
     out = {}
     for name, evaluator in EVALUATORS.items():
-        own = {key: _without(values.get(key), ignored) for key in evaluator.settings}
-        out[name] = digest([evaluator.version, own])
+        settings = {key: _without(values.get(key), ignored) for key in evaluator.settings}
+        out[name] = digest([evaluator.version, settings])
     return out
 
 

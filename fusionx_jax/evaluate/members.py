@@ -202,18 +202,18 @@ def read_members(workdir: str) -> dict[Method, list[Member]]:
             about = read_about(workdir, method, seed)
             if about is None:
                 continue
-            own = member_workdir(workdir, method, seed)
+            directory = member_workdir(workdir, method, seed)
             # Tables are copied elsewhere: a path relative to the comparison is shorter, and still names the weights.
-            about = about._replace(context=about.context._replace(checkpoint=_relative(own, workdir)))
-            out.setdefault(method, []).append(Member(about, _cells(about, own)))
+            about = about._replace(context=about.context._replace(checkpoint=_relative(directory, workdir)))
+            out.setdefault(method, []).append(Member(about, _cells(about, directory)))
     everyone = {m.about.context.checkpoint: m for pretrainings in out.values() for m in pretrainings}
     check_same_protocol({name: m.about.protocol for name, m in everyone.items()})
     check_same_evaluators({n: (m.about.evaluators, {g.evaluator for g in m.cells}) for n, m in everyone.items()})
     return out
 
 
-def _relative(own: str, workdir: str) -> str:
-    return own.removeprefix(workdir).lstrip("/")
+def _relative(directory: str, workdir: str) -> str:
+    return directory.removeprefix(workdir).lstrip("/")
 
 
 def _cells(about: About, workdir: str) -> dict[Group, Cells]:
@@ -245,7 +245,7 @@ def check_same_evaluators(used: Mapping[str, tuple[Mapping[str, str], Collection
     """Refuses runs (by name: hashes by evaluator, evaluators used) that used an evaluator with different settings."""
     for evaluator in sorted({e for by_evaluator, _ in used.values() for e in by_evaluator}):
         users = {name: by_evaluator for name, (by_evaluator, names) in used.items() if evaluator in names}
-        check_same_protocol({name: {evaluator: own[evaluator]} for name, own in users.items()})
+        check_same_protocol({name: {evaluator: hashes[evaluator]} for name, hashes in users.items()})
 
 
 def measured(members: Mapping[Method, Sequence[Member]]) -> dict[Group, list[Pretraining]]:

@@ -97,7 +97,7 @@ def _zeros(evaluation: Evaluation, modalities: ModalitySet) -> tuple[str, ...]:
 def context(evaluation: Evaluation, method: Method) -> rows.Context:
     """What the rows of the evaluated method, or of a baseline, state beside their cells."""
     contract = evaluation.prepared.contract
-    own = rows.Context(
+    context = rows.Context(
         dataset=contract.name,
         simulated=contract.simulated,
         num_train=contract.splits["train"],
@@ -106,13 +106,13 @@ def context(evaluation: Evaluation, method: Method) -> rows.Context:
         checkpoint=evaluation.saved.path,
         config_hash=evaluation.weights_hash,
     )
-    return own if method == evaluation.method else baseline_context(own, method)._replace(checkpoint="")
+    return context if method == evaluation.method else baseline_context(context, method)._replace(checkpoint="")
 
 
-def baseline_context(own: rows.Context, method: Method) -> rows.Context:
+def baseline_context(context: rows.Context, method: Method) -> rows.Context:
     """The context of a baseline that was measured beside a method; pooling does not apply to statistics of pixels."""
     pools = method.name not in BASELINES or BASELINES[method.name].encodes
-    return own if pools else own._replace(pooling="")
+    return context if pools else context._replace(pooling="")
 
 
 BASELINES.register("untrained", Baseline(untrained))

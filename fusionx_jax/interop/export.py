@@ -1,7 +1,7 @@
-"""`fusionx export`: an encoder for others, as an Orbax checkpoint, a safetensors file or a StableHLO program.
+"""`fusionx export`: an encoder as an Orbax checkpoint, a safetensors file or a StableHLO program.
 
 Every export is read back and run on tiles of a prepared set beside the encoder it was made from; above the tolerance
-nothing is left. Configuration and data contract travel inside.
+nothing is kept. Configuration and data contract travel inside.
 """
 
 import dataclasses
@@ -34,11 +34,11 @@ DESCRIPTION = "description.json"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 Images = Mapping[str, np.ndarray]
-Encode = Callable[[Images], Any]  # gives something with pooled, summary and tokens
+Encode = Callable[[Images], Any]  # returns an object with pooled, summary and tokens
 
 
 def describe(loaded: encoder_lib.TrainedEncoder) -> dict[str, Any]:
-    """What travels with weights: configuration, contract, step, and the network as plain numbers."""
+    """Metadata of exported weights: configuration, contract, step, and the network as plain numbers."""
     return {
         "config": config_lib.to_json(loaded.config),
         "contract": loaded.saved.contract.to_dict(),
@@ -68,7 +68,7 @@ def to_safetensors(loaded: encoder_lib.TrainedEncoder, params: Any, folder: str,
     }
     save_file(flat, os.path.join(folder, WEIGHTS_FILE), metadata={"fusionx": json.dumps(describe(loaded))})
     if loaded.config.model.family != "fusionx":
-        progress.logger.warning("The PyTorch twin knows FusionX-Net alone: this file's numbers are not compared.")
+        progress.logger.warning("The PyTorch twin knows FusionX-Net alone: the outputs of this file are not compared.")
         return None
     try:
         from fusionx_jax.interop import twin
@@ -137,7 +137,7 @@ def export(
 
     Raises:
       InputError: `out` exists, there is no checkpoint, or no prepared set to compare on.
-      RunError: what was exported gives other numbers; nothing is left under `out`.
+      RunError: the export gives other outputs; nothing is kept under `out`.
     """
     if os.path.exists(out):
         raise InputError(f"{out} exists already; give another --out, or remove it.")
@@ -161,7 +161,7 @@ def export(
         }  # fmt: skip
         if not all(d <= tolerance for d in differences.values()):  # a NaN fails too
             raise RunError(
-                f"The exported encoder gives other numbers than {loaded.saved.path}: {differences}, above the "
+                f"The exported encoder gives other outputs than {loaded.saved.path}: {differences}, above the "
                 f"tolerance {tolerance:g}; nothing was written to {out}."
             )
         with files.replacing(os.path.join(staging, REPORT)) as f:
@@ -173,7 +173,7 @@ def export(
 
 
 def _tiles(loaded: encoder_lib.TrainedEncoder, dataset: str, count: int) -> tuple[dict[str, np.ndarray], str]:
-    """Physical values of some test tiles of a prepared set, and whose they are."""
+    """Physical values of some test tiles of a prepared set, and the name of the set."""
     dataset = dataset or loaded.config.dataset
     try:
         prepared = sets.open_sets(dataset, (), dict(loaded.config.get("band_groups", {})))

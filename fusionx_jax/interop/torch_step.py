@@ -31,7 +31,7 @@ class Step:
         clip_norm.
 
     Raises:
-      InputError: the parameters are another network's.
+      InputError: the parameters belong to another network.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Step:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.network = FusionX(architecture)
         if not fill(self.network, {k: torch.from_numpy(v) for k, v in params.items()}):
-            raise InputError("The twin has other parameters than the network it is to follow.")
+            raise InputError("The twin's parameters differ from those of the JAX network.")
         self.network.to(self.device)
         self.patch_size, self.target = architecture["patch_size"], architecture["target"]
         self.num_visible, self.weights, self.contrast, self.flip = num_visible, weights, contrast, flip
@@ -124,8 +124,8 @@ class Step:
         for i, a in enumerate(names):
             for b in names[i + 1 :]:
                 logits = unit[a] @ unit[b].T / self.contrast["temperature"]
-                own = torch.arange(len(logits), device=logits.device)
-                losses += [F.cross_entropy(logits, own), F.cross_entropy(logits.T, own)]
+                matching = torch.arange(len(logits), device=logits.device)
+                losses += [F.cross_entropy(logits, matching), F.cross_entropy(logits.T, matching)]
         return torch.stack(losses).mean()
 
 

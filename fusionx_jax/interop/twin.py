@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fusionx_jax import modalities as modalities_lib
-from fusionx_jax.contract import Contract, check_own_unit, from_dict
+from fusionx_jax.contract import Contract, check_modality_unit, from_dict
 from fusionx_jax.errors import InputError
 from fusionx_jax.interop import WEIGHTS_FILE
 from fusionx_jax.models.positions import sincos_positions
@@ -264,13 +264,13 @@ class FusionX(nn.Module):
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Predicted pixels [B, N, outputs] and embeddings [B, D] by modality, from the patches at `visible` [B, V]."""
         encoder = self.encoder
-        own = encoder.alone(encoder.visible_patches(images, visible))
-        none = dict.fromkeys(own)
-        _, tokens = encoder.fuse(own, none)
-        positions = {m: position_embeddings(images[m], encoder.patch_size, self.decoder.width) for m in own}
+        unfused = encoder.alone(encoder.visible_patches(images, visible))
+        none = dict.fromkeys(unfused)
+        _, tokens = encoder.fuse(unfused, none)
+        positions = {m: position_embeddings(images[m], encoder.patch_size, self.decoder.width) for m in unfused}
         embedded = {}
-        for m in own if self.contrastive else ():
-            alone = encoder.fuse({m: own[m]}, none)[1][m]
+        for m in unfused if self.contrastive else ():
+            alone = encoder.fuse({m: unfused[m]}, none)[1][m]
             embedded[m] = self.get_submodule(f"project_{m}")(alone.mean(1))
         return self.decoder(tokens, visible, positions), embedded
 
@@ -307,7 +307,7 @@ class Twin(nn.Module):
                     )
                 )
             image = np.asarray(image, np.float64)
-            check_own_unit(image, name, m, f"images[{name!r}]")
+            check_modality_unit(image, name, m, f"images[{name!r}]")
             wire = modalities_lib.encode(image, m.scale, m.offset)
             wire = np.pad(
                 wire, ((0, 0), (0, -wire.shape[1] % p), (0, -wire.shape[2] % p), (0, 0)),
@@ -368,8 +368,8 @@ def load(path: str) -> Twin:
 def fill(module: nn.Module, stored: Mapping[str, torch.Tensor]) -> bool:
     """Sets a module's parameters to those of its JAX counterpart, by path; False if names or shapes differ."""
     wanted = dict(part for path, value in stored.items() for part in _names(path.split("/"), value))
-    own = module.state_dict()
-    if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in own.items()}:
+    state = module.state_dict()
+    if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in state.items()}:
         return False
     module.load_state_dict(wanted)
     return True

@@ -1,4 +1,4 @@
-"""What a compiled program moves between devices: the collectives of an HLO text, in loops as often as they run.
+"""The collectives of a compiled program, read from its HLO text; those in loops count as often as they run.
 
 XLA's own `cost_analysis` counts the body of a loop once, whatever its length.
 """
@@ -20,7 +20,7 @@ _CALLED = re.compile(r"(?:calls|to_apply|branch_computations|true_computation|fa
 
 
 class Collective(NamedTuple):
-    """One kind of exchange among one kind of group: how often a step runs it, and the bytes of its results."""
+    """Collectives of one kind over the same mesh axes: how often a step runs them, and the bytes of their results."""
 
     kind: str
     axes: tuple[str, ...]
@@ -91,7 +91,7 @@ def _calls(body: Sequence[str], lines: dict[str, list[str]]) -> Iterator[tuple[s
 
 
 def _trips(line: str, lines: dict[str, list[str]]) -> int:
-    """Turns of a loop: as the compiler wrote them down, or what its condition counts to."""
+    """Trip count of a loop: as the compiler annotated it, or the bound in its condition."""
     known = re.search(r'"known_trip_count":\s*\{"n":\s*"(\d+)"', line)
     if known:
         return int(known.group(1))
@@ -122,7 +122,7 @@ def _result_bytes(line: str, kind: str) -> int:
 
 
 def _group(line: str, count: int) -> list[int]:
-    """The first group of devices that exchange."""
+    """The first replica group of a collective."""
     explicit = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
     if explicit:
         return [int(n) for n in explicit.group(1).split(",")]

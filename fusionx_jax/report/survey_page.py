@@ -126,7 +126,7 @@ def class_distribution(contracts: Sequence[Contract], directory: str) -> str | N
 
 
 def co_occurrence(c: Contract, task: str, counts: np.ndarray, directory: str, name: str) -> str:
-    """How often the column's class stands beside the row's."""
+    """How often the column's class occurs with the row's."""
     plt = look.pyplot()
     classes = [k.replace("_", " ") for k in c.tasks[task].classes]
     share = counts / np.maximum(np.diag(counts), 1)[:, None]

@@ -99,8 +99,8 @@ def test_parts_and_directions_are_read_from_traced_names():
         ("cpu", None),
     ],
 )
-def test_devices_are_known_by_what_they_call_themselves(told, name):
-    assert chips.find(told) == (chips.CHIPS[name] if name else None)
+def test_devices_are_known_by_what_they_call_themselves(kind, name):
+    assert chips.find(kind) == (chips.CHIPS[name] if name else None)
 
 
 def test_bad_input_is_one_sentence():

@@ -167,7 +167,7 @@ def sen1floods11(root: Path, chips: list[str]) -> Path:
 
 
 def eurosat(root: Path, names: list[str], sar: Path | None = None) -> Path:
-    """CLASS_N patches, B8A last; their radar twins under `sar`."""
+    """CLASS_N patches, B8A last; their radar patches under `sar`."""
     for name in names:
         folder = name.rpartition("_")[0]
         tif(root / folder / f"{name}.tif", optical(name, 64, 13))

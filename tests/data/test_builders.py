@@ -54,7 +54,7 @@ def test_bigearthnet_v1_pairs_by_metadata_and_counts_what_is_missing(tmp_path):
     examples = every(made)
     # The third patch has no class of the 19; two stand alone.
     assert set(examples) == {V1[0][0], V1[1][0], V1[3][0]}
-    assert sorted(e.kind for e in made.left_out()) == ["missing twin", "missing twin"]
+    assert sorted(e.kind for e in made.left_out()) == ["unpaired", "unpaired"]
     first = examples[V1[0][0]]
     assert [clc.CLASSES_19[k] for k in np.flatnonzero(first["label_multi"])] == ["Pastures", "Marine waters"]
     expected = fakes.optical(f"{V1[0][0]}_B08", 120)[0]
@@ -77,9 +77,9 @@ def test_bigearthnet_v1_takes_official_lists_of_one_or_two_columns(tmp_path):
     made = source("bigearthnet_v1", f"--raw={raw}", f"--splits={lists}")
     assert {k: e["split"] for k, e in every(made).items()} == {V1[0][0]: "train", V1[1][0]: "val", V1[3][0]: "test"}
     assert made.describe().split_origin == "official lists"
-    assert {(e.id, e.kind) for e in made.left_out()} == {(V1[4][0], "missing twin"), ("S2A_gone", "missing patch")}
+    assert {(e.id, e.kind) for e in made.left_out()} == {(V1[4][0], "unpaired"), ("S2A_gone", "missing patch")}
     (lists / "test.csv").write_text(V1[0][0])
-    with pytest.raises(InputError, match="stands in both train and test"):
+    with pytest.raises(InputError, match="is in both train and test"):
         source("bigearthnet_v1", f"--raw={raw}", f"--splits={lists}")
     (lists / "val.csv").unlink()
     with pytest.raises(InputError, match="has no val.csv or"):
@@ -171,7 +171,7 @@ def test_bigearthnet_v2_counts_missing_patches_and_names_wrong_metadata(tmp_path
     absent = [*rows, {**rows[0], "patch_id": rows[0]["patch_id"][:-5] + "77_77"}]
     metadata = fakes.bigearthnet_v2(tmp_path / "other", absent) / "metadata.parquet"
     made = source("bigearthnet_v2", f"--raw={raw}", f"--metadata={metadata}")
-    assert [e.kind for e in made.left_out()] == ["missing twin"]
+    assert [e.kind for e in made.left_out()] == ["unpaired"]
     with pytest.raises(InputError, match=r"There is no .*metadata.parquet"):
         source("bigearthnet_v2", f"--raw={raw}", f"--metadata={tmp_path}/none/metadata.parquet")
     (tmp_path / "broken.parquet").write_bytes(metadata.read_bytes()[:500])
@@ -188,7 +188,7 @@ def test_sen12ms_makes_labels_of_land_cover_and_cuts_tiles(tmp_path):
     made = source("sen12ms", f"--raw={raw}", "--tile_size=128")
     examples = every(made)
     assert len(examples) == 4 * 4
-    assert [e.kind for e in made.left_out()] == ["missing twin"]
+    assert [e.kind for e in made.left_out()] == ["unpaired"]
     one = examples["ROIs2017_winter_s2_5_p1_r128_c0"]
     whole = fakes.optical("ROIs2017_winter_s2_5_p1.tif", 256, 13)
     assert (one["s2"] == np.moveaxis(whole[:, 128:, :128], 0, -1)).all()
@@ -224,8 +224,8 @@ def test_dfc2020_reads_contest_and_public_layouts(tmp_path):
     cities = [("ROIs0000_autumn", c, c, n) for c in ("Mumbai", "CapeTown", "BandarAnzali") for n in (1, 2)]
     public = fakes.dfc2020(tmp_path / "public", cities, [4])
     made = source("dfc2020", f"--raw={public}")
-    of = {e["group"]: e["split"] for e in every(made).values()}
-    assert sorted(of.values()) == ["test", "train", "val"]
+    split_of = {e["group"]: e["split"] for e in every(made).values()}
+    assert sorted(split_of.values()) == ["test", "train", "val"]
     # A repack that carries MODIS codes instead of DFC's is noticed.
     wrong = fakes.dfc2020(tmp_path / "wrong", cities, [17])
     with pytest.raises(BadTile, match="IGBP"):
@@ -239,7 +239,7 @@ def test_ssl4eo_pairs_seasons_by_date(tmp_path):
     made = source("ssl4eo_s12", f"--raw={raw}", "--resampling=nearest")
     examples = every(made)
     assert len(examples) == 6
-    assert [e.kind for e in made.left_out()] == ["missing twin"]
+    assert [e.kind for e in made.left_out()] == ["unpaired"]
     one = examples["0000201_20200813T054639_20200813T054831_T43RCP"]
     assert np.allclose(one["s1"][..., 0], fakes.radar("000020120200903VV", 264)[0])
     assert (one["s2"][..., 1] == fakes.optical("000020120200813B02", 264)[0]).all()
@@ -322,9 +322,9 @@ def test_unusable_patches_are_left_out_and_listed_up_to_a_share(tmp_path, capsys
     fakes.tif(raw / "River/River_4.tif", np.zeros((13, 64, 64), np.uint16), nodata=0)
     options = ["eurosat", f"--raw={raw}", f"--out={tmp_path / 'out'}", "--optical_only", "--num_workers=1"]
     assert prepare.main([*options, "--max_failures=0.01"]) == 2
-    said = capsys.readouterr().err
-    assert "of 30 tiles left out" in said
-    assert "--max_failures=0.01" in said
+    printed = capsys.readouterr().err
+    assert "of 30 tiles left out" in printed
+    assert "--max_failures=0.01" in printed
     with pytest.raises(InputError, match="not a finished prepared set"):
         contract.load(tmp_path / "out/eurosat_optical/1.0.0")
     assert prepare.main([*options, "--max_failures=0.1"]) == 0
@@ -434,7 +434,7 @@ def test_real_bigearthnet_v1_extract(samples, tmp_path):
     made = source("bigearthnet_v1", f"--raw={samples / 'bigearthnet_v1'}", "--max_failures=0.6")
     examples = every(made)
     assert len(examples) == 3
-    assert [e.kind for e in made.left_out()] == ["missing twin"] * 3
+    assert [e.kind for e in made.left_out()] == ["unpaired"] * 3
     one = examples["S2A_MSIL2A_20170617T113321_4_55"]
     assert [clc.CLASSES_19[k] for k in np.flatnonzero(one["label_multi"])] == ["Pastures"]
     assert -45 < one["s1"].min() < one["s1"].max() < 30

@@ -14,11 +14,11 @@ def group(method="fusionx", evaluator="linear_probe", changes="", modalities=BOT
     return Group(Method(method, changes), modalities, "multi", evaluator)
 
 
-def cell(of: Group, draws, budget=0.1, seed=0, subset=None, metric="macro_map", **more) -> Cell:
+def cell(group: Group, draws, budget=0.1, seed=0, subset=None, metric="macro_map", **more) -> Cell:
     """A cell with one metric; `draws` are the sample's own and its resamples'."""
     key = CellKey(LabelBudget(budget), seed)
     fields = {
-        "group": of, "key": key, "kind": "multi", "num_labels": round(1000 * budget), "absent_classes": (),
+        "group": group, "key": key, "kind": "multi", "num_labels": round(1000 * budget), "absent_classes": (),
         "selected": "0.1", "protocol": Protocol("linear probe", "tiles"), "versions": {metric: 1}, "confusion": [],
         "values": {MetricKey(metric): np.asarray(draws, np.float32)}, "subset": subset or f"{budget}-{seed}",
     }  # fmt: skip

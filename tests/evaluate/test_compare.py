@@ -45,8 +45,8 @@ def test_differences_are_over_the_subsets_that_both_sides_have():
 
 
 def test_networks_from_scratch_are_compared_with_the_references_probe_and_any_method_can_be_the_reference():
-    ours, scratch, own = group(), group("supervised_vit", "scratch"), group("mine")
-    measured = {g: [pretraining(cells(g, m))] for g, m in ((ours, 0.6), (scratch, 0.5), (own, 0.7))}
+    ours, scratch, mine = group(), group("supervised_vit", "scratch"), group("mine")
+    measured = {g: [pretraining(cells(g, m))] for g, m in ((ours, 0.6), (scratch, 0.5), (mine, 0.7))}
     table = {d.method: d for d in compare.differences(measured)}
     assert (table["supervised_vit"].evaluator, table["supervised_vit"].reference_evaluator) == (
         "scratch",

@@ -30,11 +30,11 @@ JOB = render.Job(
 
 
 def rendered() -> dict[str, str]:
-    own = {  # as experiments.launch sets it
+    settings = {  # as experiments.launch sets it
         "queued_resource.sh": {"accelerator": "tpu", "python": "python3", "volume": "gs://mine:/scratch"},
         "task.yaml": {"volume": "s3://mine:/scratch"},
     }
-    jobs = {name: render.dataclasses.replace(JOB, **own.get(name, {})) for _, name in render.TARGETS.values()}
+    jobs = {name: render.dataclasses.replace(JOB, **settings.get(name, {})) for _, name in render.TARGETS.values()}
     return {name: text(jobs[name]) for text, name in render.TARGETS.values()}
 
 
@@ -84,9 +84,9 @@ def test_a_jobset_finds_its_coordinator_and_asks_for_all_chips():
 
 
 def test_every_gpu_of_a_machine_belongs_to_a_process():
-    for processes, own in ((1, 8), (2, 4), (8, 1)):
+    for processes, devices in ((1, 8), (2, 4), (8, 1)):
         script = render.slurm(render.dataclasses.replace(JOB, processes_per_node=processes))
-        assert f"--devices_per_process={own}" in script
+        assert f"--devices_per_process={devices}" in script
     alone = render.slurm(render.dataclasses.replace(JOB, nodes=1))
     assert "--distributed" not in alone  # one process sees all
 
@@ -164,11 +164,11 @@ def test_a_killed_process_is_named_the_rest_end_and_the_same_command_goes_on(sim
     )
     os.kill(int(victim.stdout.split()[0]), signal.SIGKILL)
     began = time.monotonic()
-    said = process.communicate(timeout=90)[1]
+    printed = process.communicate(timeout=90)[1]
     assert time.monotonic() - began < 60
-    assert process.returncode == 1, said
-    assert "Process 1 of 2 was ended by SIGKILL" in said
-    assert "Run the same command" in said
+    assert process.returncode == 1, printed
+    assert "Process 1 of 2 was killed by SIGKILL" in printed
+    assert "Run the same command" in printed
     assert not subprocess.run(["pgrep", "-f", "--", f"workdir={workdir} "], capture_output=True, check=False).stdout
     before = checkpoint.find(str(workdir)).step
     done = subprocess.run(

@@ -84,10 +84,10 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=
             daemons.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
             time.sleep(2)
         deadline = time.monotonic() + 60
-        while "idle" not in (said := _ask(environment, "sinfo", "--noheader", "--format=%T", check=False)):
+        while "idle" not in (states := _ask(environment, "sinfo", "--noheader", "--format=%T", check=False)):
             if time.monotonic() > deadline:
                 logs = "\n".join((folder / f"{n}.out").read_text()[-800:] for n in ("munged", "slurmctld", "slurmd"))
-                pytest.skip(f"Slurm does not come up in this container: {said}\n{logs}")
+                pytest.skip(f"Slurm does not come up in this container: {states}\n{logs}")
             time.sleep(1)
         yield environment
     finally:
@@ -127,7 +127,7 @@ def test_a_job_requeued_halfway_ends_with_the_losses_of_one_that_ran_through(clu
     done = _launch("slurm", cut, simulated, cluster)
     assert done.returncode == 0, done.stderr
     number = done.stdout.split("Submitted ")[1].split()[0]
-    assert "is there already" in _launch("slurm", cut, simulated, cluster).stdout  # idempotent
+    assert "exists already" in _launch("slurm", cut, simulated, cluster).stdout  # idempotent
     deadline = time.monotonic() + 600
 
     def wait_for(ready, what):

@@ -193,10 +193,10 @@ def test_own_blocks_and_what_is_contrasted_know_one_sensor_alone():
 
 def test_the_share_of_own_blocks_follows_the_size_and_must_be_a_share(simulated):
     contract = sets.open_sets(simulated).contract
-    for size, own in (("mini", 3), ("base", 8), ("large", 17)):  # three quarters of 4, 11 and 23 joint blocks
+    for size, depth in (("mini", 3), ("base", 8), ("large", 17)):  # three quarters of 4, 11 and 23 joint blocks
         config = default.get_config()
         config.model.size = size
-        assert build.make_model(config, contract.modalities).config.own_depth == own
+        assert build.make_model(config, contract.modalities).config.own_depth == depth
     config.model.own_share = 1.5
     with pytest.raises(InputError, match="own_share is 1.5; it must lie between 0 and 1"):
         build.make_model(config, contract.modalities)

@@ -54,11 +54,11 @@ def test_attention_equals_plain_numpy(masked):
     expected = _numpy_attention(x, context, params["q"]["kernel"], wk, wv, params["out"]["kernel"], 4, ok)
     assert np.allclose(module.apply({"params": params}, *given), expected, atol=1e-5)
 
-    own = layers.SelfAttention(heads=4)
-    params = own.init(jax.random.key(1), given[1])["params"]
+    attention = layers.SelfAttention(heads=4)
+    params = attention.init(jax.random.key(1), given[1])["params"]
     wq, wk, wv = np.split(np.asarray(params["qkv"]["kernel"]), 3, axis=1)
     expected = _numpy_attention(context, context, wq, wk, wv, params["out"]["kernel"], 4, ok)
-    assert np.allclose(own.apply({"params": params}, *given[1:]), expected, atol=1e-5)
+    assert np.allclose(attention.apply({"params": params}, *given[1:]), expected, atol=1e-5)
 
 
 def test_a_query_whose_context_is_empty_receives_nothing():

@@ -136,8 +136,8 @@ def test_a_mixture_is_drawn_by_weight_and_each_set_in_its_own_order(simulated, s
     assert of_first.sum() == 3000
     assert abs(of_first.reshape(80, 50).mean(1) - 0.75).max() < 0.3  # spread over the batches
     # The thousand draws of the second set are fourteen of its epochs and a part of the next.
-    own = np.bincount(drawn[~of_first] - 140, minlength=70)
-    assert set(own) == {14, 15}
+    draws = np.bincount(drawn[~of_first] - 140, minlength=70)
+    assert set(draws) == {14, 15}
     assert (mixture.order("train", 7, 10**6, 50) == mixture.order("train", 7, 10**6, 50)).all()
     batch = mixture.read("train", drawn[:50], ["s1", "id"])
     single = store.PreparedSet(second).read("train", drawn[:50][~of_first[:50]][:1] - 140, ["id"])["id"][0]
@@ -174,9 +174,9 @@ def test_a_set_elsewhere_is_read_through_fsspec(simulated, tmp_path, monkeypatch
     memory.put(simulated, "/bucket/set", recursive=True)
     here = store.PreparedSet(simulated).read("train", [3, 9], ["s1", "label_multi"])
     for address in ("memory://bucket/set", f"file://{simulated}"):
-        there = store.PreparedSet(address)
-        assert there.contract == store.PreparedSet(simulated).contract
-        read = there.read("train", [3, 9], ["s1", "label_multi"])
+        remote = store.PreparedSet(address)
+        assert remote.contract == store.PreparedSet(simulated).contract
+        read = remote.read("train", [3, 9], ["s1", "label_multi"])
         assert all((here[k] == read[k]).all() for k in here)
     with pytest.raises(InputError, match="There is no memory://bucket/none/contract.json"):
         store.PreparedSet("memory://bucket/none")
@@ -236,9 +236,9 @@ def test_records_unlike_the_first_are_read_all_the_same(tmp_path):
 def test_groups_of_bands_are_modalities_with_their_own_bands_and_statistics(simulated):
     plain = store.PreparedSet(simulated)
     grouped = sets.open_sets(simulated, (), {"red": ("s2", "B04", "B05"), "vh": ("s1", "VH")})
-    own, red = plain.contract.modalities["s2"], grouped.contract.modalities["red"]
-    place = [own.bands.index(b) for b in ("B04", "B05")]
-    assert red.mean == tuple(own.mean[i] for i in place)
+    sensor, red = plain.contract.modalities["s2"], grouped.contract.modalities["red"]
+    place = [sensor.bands.index(b) for b in ("B04", "B05")]
+    assert red.mean == tuple(sensor.mean[i] for i in place)
     batch = grouped.read("val", [3, 1], ["red", "s1", "id"])
     whole = plain.read("val", [3, 1], ["s2", "s1", "id"])
     assert (batch["red"] == whole["s2"][..., place]).all()

@@ -49,10 +49,10 @@ def test_curves_hold_values_and_intervals_of_every_method_and_evaluator_by_modal
     assert (both.get_title(), alone.get_title()) == ("S1 + S2", "S1")
     lines = _lines(both)
     assert set(lines) == {(60.0, 70.0), (20.0,), (40.0,)}
-    own = lines[60.0, 70.0]
-    np.testing.assert_allclose(own.get_xdata(), [10, 100])
-    assert own.get_linewidth() > lines[(40.0,)].get_linewidth()
-    assert own.get_color() == methods.presentation("fusionx").color
+    line = lines[60.0, 70.0]
+    np.testing.assert_allclose(line.get_xdata(), [10, 100])
+    assert line.get_linewidth() > lines[(40.0,)].get_linewidth()
+    assert line.get_color() == methods.presentation("fusionx").color
     assert lines[(20.0,)].get_linestyle() == "-."
     assert set(_lines(alone)) == {(30.0,)}
     band = both.collections[0].get_paths()[0].vertices[:, 1]

@@ -26,12 +26,14 @@ def _subsets(count, seeds, size, rng):
 def test_multi_label_probe_agrees_with_scikit_learn(size):
     train, test, logits, rng = _data()
     truth = rng.random(logits.shape) < 1 / (1 + np.exp(-logits))
-    y, held = truth[:400].astype(float), truth[400:]
+    y, y_test = truth[:400].astype(float), truth[400:]
     members = _subsets(400, 3, size, rng)
     folds = np.zeros_like(members)
-    weights = np.ones((len(held), 1), int)
+    weights = np.ones((len(y_test), 1), int)
     for strength in (0.01, 0.1, 1.0):
-        fit = logistic.fit(train, y, members, folds, np.array([strength]), test, softmax=False, selection=(test, held))
+        fit = logistic.fit(
+            train, y, members, folds, np.array([strength]), test, softmax=False, selection=(test, y_test)
+        )
         for seed, rows in enumerate(members):
             reference = np.zeros_like(fit.scores[seed])
             for k in range(4):
@@ -44,7 +46,7 @@ def test_multi_label_probe_agrees_with_scikit_learn(size):
                 assert np.corrcoef(reference[:, k], fit.scores[seed][:, k])[0, 1] > 0.9995
             usable = [k for k in range(4) if y[rows, k].min() != y[rows, k].max()]
             ours, theirs = (
-                metrics.multi_label(s[:, usable].astype(float), held[:, usable], weights)
+                metrics.multi_label(s[:, usable].astype(float), y_test[:, usable], weights)
                 for s in (fit.scores[seed], reference)
             )
             for name in metrics.MULTI:

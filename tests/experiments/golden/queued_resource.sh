@@ -1,5 +1,5 @@
 #!/bin/bash
-# The same command again waits for the same slice and goes on from the newest checkpoint.
+# The same command again waits for the same slice and resumes from the newest checkpoint.
 set -euo pipefail
 name=fusionx-ssl4eo zone=us-west4-a
 describe() {
