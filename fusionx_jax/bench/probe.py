@@ -1,14 +1,15 @@
 """The probe sweep of a label-ratio study against the same grid in scikit-learn, on every core of the machine.
 
-Both fit every label fraction, seed and ridge strength, choose each cell's strength by log-loss on a selection split and
-score a test split. scikit-learn runs twice: as it is usually called (its defaults: float64, every fit from zero), and
-with what makes it fastest here (float32, each fit started from the one before along the strengths). Both times it has
-one process a core with one BLAS thread each, a running pool and the longest tasks first. JAX and scikit-learn are
-imported before the clock starts. Compilation is counted apart: a sweep compiles once and judges every method with the
-same programs.
+Both fit every label fraction, seed and regularization, select each cell's regularization by log-loss on a selection
+split and score a test split. scikit-learn runs twice: with its defaults (float64, every fit from zero), and with the
+settings that are fastest here (float32, each fit started from that of the next stronger regularization). Both times it
+has one process per core with one BLAS thread each, a running pool and the longest tasks first. JAX and scikit-learn are
+imported before the clock starts. Compilation is reported separately: a sweep compiles once and evaluates every method
+with the same programs.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +18,10 @@ from jaxtyping import Float
 from fusionx_jax import progress
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
-STRENGTHS = np.geomspace(3e-4, 10.0, 12)  # the range of configs/default.py
+REGULARIZATION = np.geomspace(3e-4, 10.0, 12)  # the range of configs/default.py
 _CLASSES = 12
-_ABSENT_LOGIT = -30.0  # as in logistic.py: of a class that no label names
-_MAX_ITERATIONS = 1000  # scikit-learn's default of 100 would leave weak penalties unfinished
+_ABSENT_LOGIT = -30.0  # as in logistic.py: the logit of a class without labels
+_MAX_ITERATIONS = 1000  # scikit-learn's default of 100 would leave weakly regularized fits unfinished
 
 
 class Split(NamedTuple):
@@ -57,69 +58,41 @@ def make_problem(kind: str, examples: int, features: int, seed: int = 0) -> Prob
     return Problem(*(Split(*parts) for parts in zip(np.split(x, cuts), np.split(y, cuts))))
 
 
+class _Sweep(NamedTuple):
+    """Seconds of a sweep; test scores and index of the selected regularization by cell (fraction, seed)."""
+
+    seconds: float
+    scores: dict[tuple[float, int], np.ndarray]
+    chosen: dict[tuple[float, int], int]
+
+
 def run(kind: str, examples: int, features: int, seeds: int) -> dict[str, Any]:
-    """Times both and compares their test metrics, cell by cell."""
+    """Times both sweeps and compares the metrics of their scores cell by cell."""
     import jax
     import joblib
 
-    from fusionx_jax.evaluate import subsets
-    from fusionx_jax.evaluate.numerics import logistic, metrics
-
     problem = make_problem(kind, examples, features)
-    drawn = [subsets.nested_subsets(problem.train.y > 0, FRACTIONS, seed) for seed in range(seeds)]
-    # All labels: the seeds' subsets are one and the same, fitted once by both.
-    members = {f: np.stack([d[f] for d in (drawn[:1] if f == 1 else drawn)]) for f in FRACTIONS}
-    jax.block_until_ready(jax.numpy.zeros(1) + 1)  # the backend is up
-
-    def ours() -> tuple[float, dict[tuple[float, int], Any], dict[tuple[float, int], int]]:
-        scores, chosen = {}, {}
-        started = time.perf_counter()
-        for fraction, rows in members.items():
-            fit = logistic.fit(
-                problem.train.x, problem.train.y, rows, np.zeros_like(rows), STRENGTHS, problem.test.x,
-                softmax=kind == "single", selection=problem.selection,
-            )  # fmt: skip
-            for seed in range(len(rows)):
-                scores[fraction, seed], chosen[fraction, seed] = fit.scores[seed], int(fit.chosen[seed])
-        return time.perf_counter() - started, scores, chosen
-
-    cold, scores, chosen = ours()
-    warm = [ours()[0]]
-    progress.logger.info("Ours: %.1f s with compilation, %.1f s without.", cold, warm[0])
-    theirs = _scikit_learn(problem, members, kind, tuned=True)
-    warm.append(ours()[0])  # both sides of scikit-learn's turn: machines are shared
-    usual = _scikit_learn(problem, members, kind, tuned=False)
-    warm.append(ours()[0])
-
-    weights = np.ones((len(problem.test.y), 1), np.int64)
-
-    def score(values: np.ndarray) -> dict[str, float]:
-        if kind == "multi":
-            found = metrics.multi_label(values.astype(np.float64), problem.test.y > 0, weights)
-        else:
-            found = metrics.single_label(values.astype(np.float64), problem.test.y.argmax(1), weights)
-        return {name: 100 * float(value[0]) for name, value in found.items()}
-
-    pairs = {cell: (score(scores[cell]), score(usual.scores[cell])) for cell in scores}
-    names = metrics.MULTI if kind == "multi" else metrics.SINGLE
-    difference = {name: max(abs(a[name] - b[name]) for a, b in pairs.values()) for name in names}
-    after = float(np.mean(warm))
+    members = _label_subsets(problem, seeds)
+    jax.block_until_ready(jax.numpy.zeros(1) + 1)  # initializes the backend
+    first = _ours(problem, members, kind)
+    warm = [_ours(problem, members, kind).seconds]
+    progress.logger.info("Ours: %.1f s with compilation, %.1f s without.", first.seconds, warm[0])
+    # Ours is timed before, between and after scikit-learn's turns, because machines are shared.
+    tuned = _scikit_learn(problem, members, kind, tuned=True)
+    warm.append(_ours(problem, members, kind).seconds)
+    default = _scikit_learn(problem, members, kind, tuned=False)
+    warm.append(_ours(problem, members, kind).seconds)
+    seconds = float(np.mean(warm))
     return {
-        "speedup": usual.seconds / after,
-        "speedup_with_compilation": usual.seconds / cold,
-        "speedup_over_tuned": theirs.seconds / after,
-        "speedup_over_tuned_if_both_stop_early": theirs.seconds * theirs.share_before_worse / after,
-        "max_metric_difference": difference[names[0]],
-        "metric": names[0],
-        "max_difference_by_metric": difference,
-        "same_strength_chosen": float(np.mean([chosen[c] == usual.chosen[c] for c in chosen])),
-        "metric_by_fraction": {
-            f"{f:g}": float(np.mean([a[names[0]] for (g, _), (a, _) in pairs.items() if g == f])) for f in FRACTIONS
-        },
-        "our_s": after,
-        "our_s_with_compilation": cold,
-        "sklearn_s": usual.seconds,
-        "sklearn_tuned_s": theirs.seconds,
+        "speedup": default.sweep.seconds / seconds,
+        "speedup_with_compilation": default.sweep.seconds / first.seconds,
+        "speedup_over_tuned": tuned.sweep.seconds / seconds,
+        "speedup_over_tuned_if_both_stop_early": tuned.sweep.seconds * tuned.share_before_worse / seconds,
+        **_compare(problem, kind, first, default.sweep),
+        "our_s": seconds,
+        "our_s_with_compilation": first.seconds,
+        "sklearn_s": default.sweep.seconds,
+        "sklearn_tuned_s": tuned.sweep.seconds,
         "cores": joblib.cpu_count(),
         "device": str(jax.local_devices()[0].device_kind),
         "kind": kind,
@@ -128,89 +101,142 @@ def run(kind: str, examples: int, features: int, seeds: int) -> dict[str, Any]:
         "classes": _CLASSES,
         "fractions": FRACTIONS,
         "seeds": seeds,
-        "strengths": len(STRENGTHS),
+        "regularizations": len(REGULARIZATION),
         "problem": (
-            "synthetic correlated features, strength chosen on a selection split of "
-            f"{len(problem.selection.y)}, scored on {len(problem.test.y)}; all labels are fitted once by both; ours "
-            "stops along the strengths where weaker ones prove worse, scikit-learn fits all of them"
+            "synthetic correlated features; the regularization is selected on a split of "
+            f"{len(problem.selection.y)} examples, {len(problem.test.y)} are scored; both fit all labels once; ours "
+            "skips regularizations weaker than one that proved worse, scikit-learn fits all"
         ),
     }
 
 
-class _Theirs(NamedTuple):
-    """By cell (fraction, seed). share_before_worse: of its working time, what was spent on strengths up to the first
-    that selected worse than a stronger one, where ours stops."""
+def _label_subsets(problem: Problem, seeds: int) -> dict[float, np.ndarray]:
+    """Rows of the label subsets [seeds, labels] by fraction. With all labels the subsets are equal, so there is one."""
+    from fusionx_jax.evaluate import subsets
 
-    seconds: float
-    scores: dict[tuple[float, int], np.ndarray]
-    chosen: dict[tuple[float, int], int]
+    drawn = [subsets.nested_subsets(problem.train.y > 0, FRACTIONS, seed) for seed in range(seeds)]
+    return {f: np.stack([d[f] for d in (drawn[:1] if f == 1 else drawn)]) for f in FRACTIONS}
+
+
+def _ours(problem: Problem, members: dict[float, np.ndarray], kind: str) -> _Sweep:
+    from fusionx_jax.evaluate.numerics import logistic
+
+    scores, chosen = {}, {}
+    started = time.perf_counter()
+    for fraction, rows in members.items():
+        fit = logistic.fit(
+            problem.train.x, problem.train.y, rows, np.zeros_like(rows), REGULARIZATION, problem.test.x,
+            softmax=kind == "single", selection=problem.selection,
+        )  # fmt: skip
+        for seed in range(len(rows)):
+            scores[fraction, seed], chosen[fraction, seed] = np.asarray(fit.scores[seed]), int(fit.chosen[seed])
+    return _Sweep(time.perf_counter() - started, scores, chosen)
+
+
+def _compare(problem: Problem, kind: str, ours: _Sweep, theirs: _Sweep) -> dict[str, Any]:
+    """Differences of the test metrics in points, and ours by fraction."""
+    from fusionx_jax.evaluate.numerics import metrics
+
+    weights = np.ones((len(problem.test.y), 1), np.int64)
+
+    def evaluate(scores: np.ndarray) -> dict[str, float]:
+        if kind == "multi":
+            values = metrics.multi_label(scores.astype(np.float64), problem.test.y > 0, weights)
+        else:
+            values = metrics.single_label(scores.astype(np.float64), problem.test.y.argmax(1), weights)
+        return {name: 100 * float(value[0]) for name, value in values.items()}
+
+    pairs = {cell: (evaluate(ours.scores[cell]), evaluate(theirs.scores[cell])) for cell in ours.scores}
+    names = metrics.MULTI if kind == "multi" else metrics.SINGLE
+    difference = {name: max(abs(a[name] - b[name]) for a, b in pairs.values()) for name in names}
+    return {
+        "max_metric_difference": difference[names[0]],
+        "metric": names[0],
+        "max_difference_by_metric": difference,
+        "same_regularization_chosen": float(np.mean([ours.chosen[c] == theirs.chosen[c] for c in ours.chosen])),
+        "metric_by_fraction": {
+            f"{f:g}": float(np.mean([a[names[0]] for (g, _), (a, _) in pairs.items() if g == f])) for f in FRACTIONS
+        },
+    }
+
+
+class _ScikitLearn(NamedTuple):
+    """share_before_worse: the share of its working time spent on regularizations up to the first that selected worse
+    than a stronger one, where ours stops."""
+
+    sweep: _Sweep
     share_before_worse: float
 
 
-def _scikit_learn(problem: Problem, members: dict[float, np.ndarray], kind: str, tuned: bool) -> _Theirs:
+def _scikit_learn(problem: Problem, members: dict[float, np.ndarray], kind: str, tuned: bool) -> _ScikitLearn:
     import joblib
 
     cells = [(f, seed) for f in sorted(members, reverse=True) for seed in range(len(members[f]))]
     classes = range(_CLASSES) if kind == "multi" else (None,)
     tasks = [(cell, k) for cell in cells for k in classes]
-    every_core = joblib.parallel_config("loky", n_jobs=-1, inner_max_num_threads=1)
-    with every_core, joblib.Parallel(return_as="generator") as pool:
+    all_cores = joblib.parallel_config("loky", n_jobs=-1, inner_max_num_threads=1)
+    with all_cores, joblib.Parallel(return_as="generator") as pool:
         few = Split(problem.train.x[:200], problem.train.y[:200])
-        list(pool(joblib.delayed(_path)(few, np.arange(200), k, few, tuned) for k in classes))  # the workers are up
+        list(pool(joblib.delayed(_path)(few, np.arange(200), k, few, tuned) for k in classes))  # starts the workers
         started = time.perf_counter()
-        with progress.Progress(len(tasks), f"scikit-learn, {'tuned' if tuned else 'as usual'}", "path") as bar:
-            found = {}
-            paths = (
+        with progress.Progress(len(tasks), f"scikit-learn, {'tuned' if tuned else 'defaults'}", "path") as bar:
+            paths: dict[tuple[tuple[float, int], int | None], _Path] = {}
+            fits = (
                 joblib.delayed(_path)(problem.train, members[f][seed], k, problem.selection, tuned)
                 for (f, seed), k in tasks
             )
-            for task, path in zip(tasks, pool(paths)):
-                found[task] = path
+            for task, path in zip(tasks, pool(fits)):
+                paths[task] = path
                 bar.advance()
         scores, chosen = {}, {}
         for cell in cells:
-            loss = sum(found[cell, k].loss for k in classes)
+            loss = sum(paths[cell, k].loss for k in classes)
             best = chosen[cell] = int(np.argmin(loss))
-            model = np.concatenate([found[cell, k].models[best] for k in classes], axis=1)
+            model = np.concatenate([paths[cell, k].models[best] for k in classes], axis=1)
             scores[cell] = problem.test.x @ model[:-1] + model[-1]
         seconds = time.perf_counter() - started
-    spent = before = 0.0
-    for cell in cells:
-        loss = sum(found[cell, k].loss for k in classes)[::-1]
+    by_cell = [[paths[cell, k] for k in classes] for cell in cells]
+    return _ScikitLearn(_Sweep(seconds, scores, chosen), _share_before_worse(by_cell))
+
+
+def _share_before_worse(by_cell: Sequence[Sequence["_Path"]]) -> float:
+    total = before = 0.0
+    for cell in by_cell:
+        loss = np.sum([path.loss for path in cell], axis=0)[::-1]  # from the strongest regularization
         worse = np.flatnonzero(loss[1:] >= np.minimum.accumulate(loss)[:-1])
         tried = worse[0] + 2 if len(worse) else len(loss)
-        for k in classes:
-            spent += found[cell, k].seconds.sum()
-            before += found[cell, k].seconds[::-1][:tried].sum()
-    return _Theirs(seconds, scores, chosen, float(before / spent))
+        for path in cell:
+            total += path.seconds.sum()
+            before += path.seconds[::-1][:tried].sum()
+    return float(before / total)
 
 
 class _Path(NamedTuple):
-    """models [R, D + 1, K], the intercept last; loss on the selection split [R]; seconds [R]; by strength."""
+    """By regularization: models [R, D + 1, K], the intercept last; loss on the selection split [R]; seconds [R]."""
 
-    models: Float[np.ndarray, "strengths coefficients classes"]
-    loss: Float[np.ndarray, "strengths"]
-    seconds: Float[np.ndarray, "strengths"]
+    models: Float[np.ndarray, "regularizations coefficients classes"]
+    loss: Float[np.ndarray, "regularizations"]
+    seconds: Float[np.ndarray, "regularizations"]
 
 
 def _path(train: Split, rows: np.ndarray, label: int | None, selection: Split, tuned: bool) -> _Path:
-    """One binary problem (`label`), or one softmax (None), from the strongest penalty to the weakest."""
+    """One binary problem (`label`), or one softmax (None), from the strongest regularization to the weakest."""
     from sklearn.linear_model import LogisticRegression
 
     x = train.x[rows].astype(np.float32 if tuned else np.float64)
     y = train.y[rows].argmax(1) if label is None else train.y[rows, label]
     size = _CLASSES if label is None else 1
-    models = np.zeros((len(STRENGTHS), x.shape[1] + 1, size), np.float32)
-    seconds = np.zeros(len(STRENGTHS))
+    models = np.zeros((len(REGULARIZATION), x.shape[1] + 1, size), np.float32)
+    seconds = np.zeros(len(REGULARIZATION))
     present, named = np.unique(y, return_counts=True)
     if label is None:  # beside intercepts that sum to zero; ours keep the sum of the log shares
         models[:, -1] = _ABSENT_LOGIT - np.log(named / len(y)).mean()
     if len(present) > 1:
         model = LogisticRegression(solver="lbfgs", max_iter=_MAX_ITERATIONS, warm_start=tuned)
         columns = present if label is None else [0]
-        for i in reversed(range(len(STRENGTHS))):
+        for i in reversed(range(len(REGULARIZATION))):
             began = time.perf_counter()
-            model.C = 1 / (len(rows) * STRENGTHS[i])
+            model.C = 1 / (len(rows) * REGULARIZATION[i])
             model.fit(x, y)
             models[i, :-1, columns], models[i, -1, columns] = model.coef_, model.intercept_
             seconds[i] = time.perf_counter() - began

@@ -41,44 +41,8 @@ def write(surveys: Sequence[Survey], out: str) -> str:
     directory = os.path.join(out, "figures")
     contracts = [s.contract for s in surveys]
     distribution = class_distribution(contracts, directory)
-    sets = []
-    for i, survey in enumerate(surveys):
-        c, name = survey.contract, f"{i}-{survey.contract.name}" if len(surveys) > 1 else survey.contract.name
-        figures = [
-            _figure(contact_sheet(survey, directory, f"tiles-{name}"), "Tiles in every composite, with their labels."),
-            _figure(
-                histograms(survey, directory, f"bands-{name}"),
-                "Values of valid pixels (all splits; every fourth row and column), the contract's mean (line) and "
-                "deviation (band).",
-            ),
-        ]
-        for task, counts in survey.together.items():
-            path = co_occurrence(c, task, counts, directory, f"together-{name}-{task}")
-            figures.append(_figure(path, f"Task {task}: share of the row's tiles that also hold the column's class."))
-        if len(survey.places) and np.isfinite(survey.places[:, :2]).any():
-            figures.append(_figure(places(survey, directory, f"places-{name}"), "Where the tiles lie, by split."))
-        sets.append(
-            {
-                "name": c.title,
-                "warnings": survey.warnings,
-                "splits": [{"name": s, "tiles": n, "examined": survey.examined.get(s, 0)} for s, n in c.splits.items()],
-                "text": f"{c.source_version}. Splits: {c.split_origin}. License: {c.license}. {c.citation} "
-                + " ".join(c.notes),
-                "figures": figures,
-                "tasks": [
-                    {
-                        "name": f"{t} ({'pixels' if task.kind == 'pixel' else 'tiles'})",
-                        "splits": list(task.counts),
-                        "rows": [
-                            {"name": label, "counts": [task.counts[s][k] for s in task.counts]}
-                            for k, label in enumerate(task.classes)
-                        ],
-                    }
-                    for t, task in c.tasks.items()
-                ],
-                "contract": c.to_json(),
-            }
-        )
+    several = len(surveys) > 1
+    suffixes = [f"{i}-{c.name}" if several else c.name for i, c in enumerate(contracts)]
     os.makedirs(out, exist_ok=True)
     return look.write(
         os.path.join(out, "inspect.html"),
@@ -86,8 +50,52 @@ def write(surveys: Sequence[Survey], out: str) -> str:
         title="Prepared sets",
         subtitle=", ".join(f"{c.name}: {sum(c.splits.values())} tiles" for c in contracts),
         distribution=look.embed(distribution) if distribution else None,
-        sets=sets,
+        sets=[_section(survey, directory, suffix) for survey, suffix in zip(surveys, suffixes)],
     )
+
+
+# Any: values of the template
+def _section(survey: Survey, directory: str, suffix: str) -> dict[str, Any]:
+    """What the template shows of one set."""
+    c = survey.contract
+    return {
+        "name": c.title,
+        "warnings": survey.warnings,
+        "splits": [{"name": s, "tiles": n, "examined": survey.examined.get(s, 0)} for s, n in c.splits.items()],
+        "text": f"{c.source_version}. Splits: {c.split_origin}. License: {c.license}. {c.citation} "
+        + " ".join(c.notes),
+        "figures": _figures(survey, directory, suffix),
+        "tasks": [
+            {
+                "name": f"{name} ({'pixels' if task.kind == 'pixel' else 'tiles'})",
+                "splits": list(task.counts),
+                "rows": [
+                    {"name": label, "counts": [task.counts[s][k] for s in task.counts]}
+                    for k, label in enumerate(task.classes)
+                ],
+            }
+            for name, task in c.tasks.items()
+        ],
+        "contract": c.to_json(),
+    }
+
+
+def _figures(survey: Survey, directory: str, suffix: str) -> list[dict[str, str]]:
+    """Draws the figures of one set; their file names end in `suffix`."""
+    figures = [
+        _figure(contact_sheet(survey, directory, f"tiles-{suffix}"), "Tiles in every composite, with their labels."),
+        _figure(
+            histograms(survey, directory, f"bands-{suffix}"),
+            "Values of valid pixels (all splits; every fourth row and column), the contract's mean (line) and "
+            "deviation (band).",
+        ),
+    ]
+    for task, counts in survey.together.items():
+        path = co_occurrence(survey.contract, task, counts, directory, f"together-{suffix}-{task}")
+        figures.append(_figure(path, f"Task {task}: share of the row's tiles that also have the column's class."))
+    if len(survey.places) and np.isfinite(survey.places[:, :2]).any():
+        figures.append(_figure(places(survey, directory, f"places-{suffix}"), "Locations of the tiles, by split."))
+    return figures
 
 
 def _figure(path: str, caption: str) -> dict[str, str]:

@@ -58,7 +58,7 @@ def test_the_scikit_learn_side_gives_absent_classes_the_same_scores(kind):
     rows = np.flatnonzero(problem.train.y[:, 1] == 0)[:300]
     path = bench_probe._path(problem.train, rows, 1 if kind == "multi" else None, problem.selection, True)
     fit = logistic.fit(
-        problem.train.x, problem.train.y, rows[None], np.zeros((1, 300), int), bench_probe.STRENGTHS, problem.test.x,
+        problem.train.x, problem.train.y, rows[None], np.zeros((1, 300), int), bench_probe.REGULARIZATION, problem.test.x,
         softmax=kind == "single", selection=problem.selection,
     )  # fmt: skip
     model = path.models[fit.chosen[0]]

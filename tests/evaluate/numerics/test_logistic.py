@@ -30,16 +30,16 @@ def test_multi_label_probe_agrees_with_scikit_learn(size):
     members = _subsets(400, 3, size, rng)
     folds = np.zeros_like(members)
     weights = np.ones((len(y_test), 1), int)
-    for strength in (0.01, 0.1, 1.0):
+    for regularization in (0.01, 0.1, 1.0):
         fit = logistic.fit(
-            train, y, members, folds, np.array([strength]), test, softmax=False, selection=(test, y_test)
+            train, y, members, folds, np.array([regularization]), test, softmax=False, selection=(test, y_test)
         )
         for seed, rows in enumerate(members):
             reference = np.zeros_like(fit.scores[seed])
             for k in range(4):
                 if y[rows, k].min() == y[rows, k].max():
                     continue  # scikit-learn cannot fit one class
-                model = LogisticRegression(C=1 / (size * strength), tol=1e-8, max_iter=5000).fit(
+                model = LogisticRegression(C=1 / (size * regularization), tol=1e-8, max_iter=5000).fit(
                     train[rows], y[rows, k]
                 )
                 reference[:, k] = model.decision_function(test)
@@ -59,15 +59,17 @@ def test_single_label_probe_agrees_with_scikit_learn(size):
     labels = np.array([rng.choice(4, p=np.exp(v) / np.exp(v).sum()) for v in logits])
     y = np.eye(4)[labels[:400]]
     members = _subsets(400, 2, size, rng)
-    for strength in (0.01, 0.3):
+    for regularization in (0.01, 0.3):
         fit = logistic.fit(
-            train, y, members, np.zeros_like(members), np.array([strength]), test, softmax=True,
+            train, y, members, np.zeros_like(members), np.array([regularization]), test, softmax=True,
             selection=(test, np.eye(4)[labels[400:]]),
         )  # fmt: skip
         for seed, rows in enumerate(members):
             if len(set(labels[rows])) < 4:
                 continue
-            model = LogisticRegression(C=1 / (size * strength), tol=1e-8, max_iter=5000).fit(train[rows], labels[rows])
+            model = LogisticRegression(C=1 / (size * regularization), tol=1e-8, max_iter=5000).fit(
+                train[rows], labels[rows]
+            )
             agree = (model.predict(test) == fit.scores[seed].argmax(1)).mean()
             assert agree > 0.99
             truth = labels[400:]
@@ -79,21 +81,21 @@ def test_single_label_probe_agrees_with_scikit_learn(size):
                 assert abs(ours[name][0] - theirs[name][0]) < 0.005, name
 
 
-def test_strength_is_chosen_by_the_log_loss_of_held_out_folds():
+def test_regularization_is_chosen_by_the_log_loss_of_held_out_folds():
     train, test, logits, rng = _data(train=200)
     y = (rng.random((200, 4)) < 1 / (1 + np.exp(-logits[:200]))).astype(float)
     rows = np.arange(60)
     folds = logistic.fold_numbers(y[rows] > 0, 5, rng)
-    strengths = np.array([0.003, 0.03, 0.3, 3.0])
-    fit = logistic.fit(train, y, rows[None], folds[None], strengths, test, softmax=False)
+    regularizations = np.array([0.003, 0.03, 0.3, 3.0])
+    fit = logistic.fit(train, y, rows[None], folds[None], regularizations, test, softmax=False)
     expected = []
-    for strength in strengths:
+    for regularization in regularizations:
         losses = np.zeros((60, 4))
         for fold in range(5):
             inside, outside = rows[folds != fold], rows[folds == fold]
             for k in range(4):
                 assert y[inside, k].min() != y[inside, k].max()
-                model = LogisticRegression(C=1 / (len(inside) * strength), tol=1e-8, max_iter=5000)
+                model = LogisticRegression(C=1 / (len(inside) * regularization), tol=1e-8, max_iter=5000)
                 p = model.fit(train[inside], y[inside, k]).predict_proba(train[outside])[:, 1]
                 losses[folds == fold, k] = -np.log(np.where(y[outside, k] > 0, p, 1 - p))
         expected.append(losses.mean())
