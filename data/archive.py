@@ -60,7 +60,7 @@ class Archive:
                     children.append(parts[depth])
         self._folders = {k: sorted(set(v)) for k, v in self._folders.items()}
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": None}  # a worker process opens the file itself
 
     def children(self, folder: str = "") -> list[str]:
@@ -112,7 +112,10 @@ class Archive:
                 self._open = zipfile.ZipFile(self.path) if is_zip else tarfile.open(self.path, "r:")  # noqa: SIM115
             if isinstance(self._open, zipfile.ZipFile):
                 return self._open.read(name)
-            return self._open.extractfile(f"./{name}" if self._dotted else name).read()
+            member = self._open.extractfile(f"./{name}" if self._dotted else name)
+            if member is None:
+                raise KeyError(f"{name} is not a regular file")
+            return member.read()
         except (OSError, KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
             raise InputError(f"{self.path} lacks {name} or cannot read it ({error}); copy it again.") from error
 

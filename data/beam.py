@@ -1,12 +1,12 @@
 """Shards written by an Apache Beam runner: Dataflow, Flink, Spark, or DirectRunner on one machine."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from fusionx_jax.errors import InputError, RunError
+from fusionx_jax.types import Untyped
 
 
-def run(work: Callable[[Any], Any], items: Sequence[Any], options: Sequence[str]) -> None:
+def run(work: Callable[[Untyped], Untyped], items: Sequence[Untyped], options: Sequence[str]) -> None:
     """Calls `work` for every item on the runner's workers, which must see the same files.
 
     Raises:

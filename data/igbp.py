@@ -4,6 +4,8 @@ IGBP codes: MCD12Q1 user guide, table of the IGBP legend. Simplified scheme: Yok
 (DFC2020), as in Schmitt & Wu, ISPRS Annals V-2-2021 for SEN12MS.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fusionx_jax.contract import IGNORE_LABEL
@@ -25,7 +27,7 @@ SIMPLIFIED = (
 _FROM_IGBP = (IGNORE_LABEL, 0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 5, 7, 8, 9)
 
 
-def _table(codes) -> np.ndarray:
+def _table(codes: Sequence[int]) -> np.ndarray:
     table = np.full(256, IGNORE_LABEL, np.uint8)
     table[: len(codes)] = codes
     return table

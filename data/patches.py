@@ -9,7 +9,7 @@ import csv
 import dataclasses
 import os
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from data.source import SPLITS, BadTile, Description, LeftOut, evenly, fingerpri
 from fusionx_jax import modalities
 from fusionx_jax.contract import IGNORE_LABEL, Task
 from fusionx_jax.errors import InputError
+from fusionx_jax.types import Example, Untyped
 
 
 class Patch(NamedTuple):
@@ -26,7 +27,7 @@ class Patch(NamedTuple):
     if patches are cut into smaller tiles, the upper left corner (row, column) of the tile."""
 
     id: str
-    where: tuple[Any, ...]
+    where: tuple[Untyped, ...]
     classes: tuple[int, ...] = ()
     group: str = ""
     corner: tuple[int, int] | None = None
@@ -41,7 +42,7 @@ class Options(NamedTuple):
 
 
 PIXELS = "label_pixel"
-Reader = Callable[[Archive, Patch, Options], dict[str, Any]]
+Reader = Callable[[Archive, Patch, Options], Example]
 """Reads one patch: modalities as physical [H, W, C] with NaN for missing pixels, and "location" or pixel labels."""
 
 
@@ -97,7 +98,7 @@ class PatchSource:
     def listed(self) -> int:
         return self.total
 
-    def example(self, split: str, index: int) -> dict[str, Any]:
+    def example(self, split: str, index: int) -> Example:
         patch = self.patches[split][index]
         out = dict(_read_once(self, patch))
         if patch.corner is not None:
@@ -121,10 +122,10 @@ class PatchSource:
         return {**out, "id": patch.id, "group": patch.group}
 
 
-_last: tuple[Any, dict[str, Any]] | None = None  # a worker's last patch: the tiles cut from it follow one another
+_last: tuple[Untyped, Example] | None = None  # a worker's last patch: the tiles cut from it follow one another
 
 
-def _read_once(source: PatchSource, patch: Patch) -> dict[str, Any]:
+def _read_once(source: PatchSource, patch: Patch) -> Example:
     global _last
     if patch.corner is None:
         return source.read(source.archive, patch, source.options)
@@ -160,7 +161,7 @@ def make(
     read: Reader,
     unusable: Iterable[LeftOut] = (),
     cover: float | None = None,
-    **description: Any,
+    **description: Untyped,
 ) -> PatchSource:
     """The source of a list of patches; `source_version` is completed with what the options change.
 

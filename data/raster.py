@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.source import BadTile
+from fusionx_jax.types import Untyped
 
 RESAMPLINGS = ("nearest", "bilinear", "cubic")
 
@@ -65,17 +66,18 @@ def read_bands(
         if nodata is not None:
             values = np.where(read.data == nodata, np.nan, values)
         layers.append(values)
+    assert first is not None  # `files` is not empty
     return Bands(np.moveaxis(np.concatenate(layers), 0, -1), _middle(*first[:2]))
 
 
-def _middle(crs, bounds) -> np.ndarray:
+def _middle(crs: Untyped, bounds: Untyped) -> np.ndarray:
     """Longitude and latitude of a square's center; NaN without a coordinate system."""
     if not crs:
         return np.full(2, np.nan, np.float32)
     return center(crs, (bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2)
 
 
-def center(crs, x: float, y: float) -> np.ndarray:
+def center(crs: Untyped, x: float, y: float) -> np.ndarray:
     """Longitude and latitude (degrees, WGS 84) of a point."""
     from rasterio.warp import transform
 

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from data.tile_statistics import Accumulator, ShardStatistics
 from fusionx_jax import files
 from fusionx_jax import modalities as modalities_lib
 from fusionx_jax.errors import InputError
+from fusionx_jax.types import Example, Untyped
 
 WORK_DIR = "preparing"
 """Folder in an unfinished set for what only the preparation needs; removed at the end."""
@@ -159,8 +160,7 @@ def _as_full_disk(path: str) -> Iterator[None]:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({error})", path) from error
 
 
-# Any: an example holds arrays, integers and texts.
-def encode_example(example: Mapping[str, Any], description: Description) -> dict[str, Any]:
+def encode_example(example: Mapping[str, Untyped], description: Description) -> Example:
     """A physical example as it is stored: uint16 tiles, uint8 labels, integers and bytes.
 
     A pixel without data in one band of a modality is stored without data in all of its bands.
@@ -168,7 +168,7 @@ def encode_example(example: Mapping[str, Any], description: Description) -> dict
     Raises:
       InputError: a tile has another shape than the description states.
     """
-    wire: dict[str, Any] = {}
+    wire: Example = {}
     for name, modality in description.modalities.items():
         tile = np.asarray(example[name])
         expected = (description.tile_size, description.tile_size, len(modality.bands))
@@ -190,7 +190,7 @@ def encode_example(example: Mapping[str, Any], description: Description) -> dict
     return wire
 
 
-def _serialize(wire: Mapping[str, Any]) -> bytes:
+def _serialize(wire: Mapping[str, Untyped]) -> bytes:
     """An encoded example as a `tf.train.Example`."""
     from tensorflow_datasets.proto import tf_example_pb2
 

@@ -8,12 +8,13 @@ any worker, and again after an interruption.
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from fusionx_jax import modalities
 from fusionx_jax.contract import IGNORE_LABEL, Task
+from fusionx_jax.types import Example, Untyped
 
 SPLITS = ("train", "val", "test")
 
@@ -64,7 +65,7 @@ class Source(Protocol):
     def splits(self) -> Mapping[str, int]:
         """Number of examples of each split."""
 
-    def example(self, split: str, index: int) -> dict[str, Any]:
+    def example(self, split: str, index: int) -> Example:
         """`{modality: float physical [H, W, C], label feature: array, "id": str, ...}`; NaN marks missing pixels.
 
         Raises:
@@ -83,7 +84,7 @@ def evenly(total: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
 
 
-def fingerprint(*parts: Any) -> str:
+def fingerprint(*parts: Untyped) -> str:
     """Eight hexadecimal digits: a hash of a listing and of the options that it depends on."""
     digest = hashlib.sha256()
     for part in parts:

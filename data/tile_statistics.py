@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from data.source import SPLITS, Description, LeftOut
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import modalities as modalities_lib
 from fusionx_jax.errors import InputError
+from fusionx_jax.types import Untyped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,7 @@ class Accumulator:
         self._counts = {name: np.zeros(len(t.classes), np.int64) for name, t in description.tasks.items()}
         self._examples = self._bytes = 0
 
-    # Any: a stored example holds arrays, integers and bytes.
-    def add(self, wire: Mapping[str, Any], num_bytes: int) -> None:
+    def add(self, wire: Mapping[str, Untyped], num_bytes: int) -> None:
         """Adds an example as it is stored, in `num_bytes` bytes."""
         self._examples += 1
         self._bytes += num_bytes

@@ -64,7 +64,7 @@ class Job:
 class _Plain(yaml.SafeDumper):
     """YAML without anchors, with multi-line text as a block."""
 
-    def ignore_aliases(self, data) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 
@@ -186,9 +186,9 @@ def _pod_accelerators(job: Job) -> tuple[dict[str, str], dict[str, str]]:
     if job.accelerator != "tpu":
         return resources, {}
     generation, topology, _ = tpu_slice(job.topology)
-    chips = min(clusters.TPU[generation]["chips"], _chips(topology))
+    chips = min(clusters.TPU_CHIPS_PER_HOST, _chips(topology))
     selector = {
-        "cloud.google.com/gke-tpu-accelerator": clusters.TPU[generation]["gke"],
+        "cloud.google.com/gke-tpu-accelerator": clusters.TPU[generation].gke,
         "cloud.google.com/gke-tpu-topology": topology,
     }
     return resources | {"google.com/tpu": str(chips)}, selector
@@ -224,7 +224,7 @@ def skypilot(job: Job) -> str:
     elif job.accelerator == "tpu":
         generation, _, _ = tpu_slice(job.topology)
         resources = {"accelerators": f"tpu-{_tpu_type(job.topology)}:1"}
-        resources["accelerator_args"] = {"runtime_version": clusters.TPU[generation]["runtime"]}
+        resources["accelerator_args"] = {"runtime_version": clusters.TPU[generation].runtime}
     else:
         resources = {"accelerators": f"{job.kind}:{job.devices_per_node}"}
     extra = {"gpu": "[cuda,input]", "tpu": "[tpu,input]", "cpu": "[input]"}[job.accelerator]
@@ -273,7 +273,7 @@ def tpu(job: Job) -> str:
             "fi",
             'if [ "$state" = NONE ]; then',
             '  gcloud compute tpus queued-resources create "$name" --node-id="$name" --zone="$zone" \\',
-            f"    --accelerator-type={_tpu_type(job.topology)} --runtime-version={clusters.TPU[generation]['runtime']}"
+            f"    --accelerator-type={_tpu_type(job.topology)} --runtime-version={clusters.TPU[generation].runtime}"
             + (" --spot" if job.spot else ""),
             "fi",
             'until state=$(describe) && [ "$state" = ACTIVE ]; do',
@@ -320,7 +320,7 @@ def tpu_slice(topology: str) -> tuple[str, str, int]:
             f"The topology {topology!r} is not understood; give GENERATION:GRID of chips, e.g. v5e:16x16 or v4:4x4x4 "
             f"({', '.join(clusters.TPU)})."
         )
-    return generation, grid, max(1, _chips(grid) // clusters.TPU[generation]["chips"])
+    return generation, grid, max(1, _chips(grid) // clusters.TPU_CHIPS_PER_HOST)
 
 
 def _chips(grid: str) -> int:
@@ -331,9 +331,9 @@ def _chips(grid: str) -> int:
 
 
 def _tpu_type(topology: str) -> str:
-    """What the cloud calls a slice: v4 and v5p count cores there, v5e and v6e chips."""
+    """The accelerator type of a slice."""
     generation, grid, _ = tpu_slice(topology)
-    return f"{clusters.TPU[generation]['type']}-{_chips(grid) * clusters.TPU[generation]['cores']}"
+    return f"{clusters.TPU[generation].type}-{_chips(grid) * clusters.TPU[generation].counted_cores}"
 
 
 TARGETS = {

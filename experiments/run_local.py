@@ -83,18 +83,18 @@ def _watch(processes: list[subprocess.Popen], logs: list[str], stopped: list[int
                 if p.poll() is None:
                     p.send_signal(signal.SIGTERM)
         ended = [p.poll() for p in processes]
-        bad = [i for i, status in enumerate(ended) if status not in (None, 0)]
-        if bad and not stopped:
+        failed = {i: status for i, status in enumerate(ended) if status}
+        if failed and not stopped:
             # The first to die is the cause; the others follow it within seconds (SIGABRT from the coordinator).
-            first = bad[0]
+            first, status = next(iter(failed.items()))
             _end(processes)
             raise RunError(
-                f"Process {first} of {len(processes)} {_cause(ended[first])} after {time.monotonic() - began:.0f} s; "
+                f"Process {first} of {len(processes)} {_cause(status)} after {time.monotonic() - began:.0f} s; "
                 f"the others were stopped. Its last output: {_last_words(logs[first])!r} ({logs[first]}). Run the same "
                 "command to resume from the newest checkpoint."
             )
-        if all(status is not None for status in ended):
-            return max((abs(s) for s in ended), default=0) if stopped else 0
+        if None not in ended:
+            return max((abs(s) for s in failed.values()), default=0) if stopped else 0
         time.sleep(0.1)
 
 

@@ -7,16 +7,18 @@ that a checkpoint is understood without the run's code or config file. Saves are
 import errno
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import files
 from fusionx_jax.contract import Contract
 from fusionx_jax.errors import InputError, RunError, is_out_of_memory
+from fusionx_jax.types import Json, JsonObject, Untyped
 
 FOLDER = "checkpoints"
 SCHEMES = ("gs", "s3")  # addresses that Orbax's paths (etils.epath) and arrays (TensorStore) can both write
@@ -27,7 +29,7 @@ class Saved(NamedTuple):
     """What a checkpoint says of itself: step, configuration, contract, and where it is."""
 
     step: int
-    config: dict[str, Any]
+    config: JsonObject
     contract: Contract
     path: str
 
@@ -35,7 +37,7 @@ class Saved(NamedTuple):
 class Manager:
     """Saves and restores the state of one run; a context manager that waits for pending saves at its end."""
 
-    def __init__(self, workdir: str, config: Mapping[str, Any], contract: Contract, keep: int):
+    def __init__(self, workdir: str, config: Mapping[str, Json], contract: Contract, keep: int):
         if keep < 1:
             raise InputError(f"keep_checkpoints is {keep}; at least 1 is needed to resume.")
         self._metadata = {"config": dict(config), "contract": contract.to_dict()}
@@ -68,7 +70,7 @@ class Manager:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(self, step: int, state: Any, wait: bool = False) -> None:
+    def save(self, step: int, state: PyTree, wait: bool = False) -> None:
         """Starts saving; `wait` returns only when the checkpoint is there.
 
         Raises:
@@ -84,7 +86,7 @@ class Manager:
 
         save_errors(start, self.directory)
 
-    def restore(self, step: int, abstract_state: Any) -> Any:
+    def restore(self, step: int, abstract_state: PyTree) -> PyTree:
         """The state of `step`, laid out as the shardings of `abstract_state` say, whatever it was saved on."""
         return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]
 
@@ -185,7 +187,7 @@ def find(path: str) -> Saved:
     return Saved(step, config, contract_lib.from_dict(raw, chosen), chosen)
 
 
-def load_params(saved: Saved, abstract_params: Any, part: bool = False) -> Any:
+def load_params(saved: Saved, abstract_params: PyTree, part: bool = False) -> PyTree:
     """Only the parameters of a checkpoint, on the shardings of `abstract_params` (or one local device).
 
     With `part`, `abstract_params` are some of the network's ("encoder"), and the others are not read.
@@ -205,7 +207,7 @@ def load_params(saved: Saved, abstract_params: Any, part: bool = False) -> Any:
     return {k: found[k] for k in abstract_params}
 
 
-def check_params(saved: Saved, abstract_params: Any, part: bool = False) -> Any:
+def check_params(saved: Saved, abstract_params: PyTree, part: bool = False) -> PyTree:
     """Refuses a checkpoint whose parameters are not those of a network; returns the metadata of its state.
 
     With `part` it may hold more than `abstract_params`.
@@ -225,5 +227,5 @@ def check_params(saved: Saved, abstract_params: Any, part: bool = False) -> Any:
     return metadata
 
 
-def _is_shape(x: Any) -> bool:
+def _is_shape(x: Untyped) -> bool:
     return isinstance(x, tuple) and all(isinstance(i, int) for i in x)

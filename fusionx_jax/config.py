@@ -5,11 +5,11 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from fusionx_jax.errors import InputError
+from fusionx_jax.types import Json, JsonObject, Untyped
 
 FREE_SETTINGS = (
     "dataset",
@@ -55,10 +55,10 @@ def load_file(spec: str) -> ConfigDict:
     return config
 
 
-def from_json(raw: Mapping[str, Any]) -> ConfigDict:
+def from_json(raw: Mapping[str, Json]) -> ConfigDict:
     """A config as stored in a checkpoint; lists become tuples again."""
 
-    def tuples(value: Any) -> Any:  # any JSON value
+    def tuples(value: Json) -> Json:  # any JSON value
         if isinstance(value, Mapping):
             return {k: tuples(v) for k, v in value.items()}
         return tuple(tuples(v) for v in value) if isinstance(value, list) else value
@@ -66,17 +66,17 @@ def from_json(raw: Mapping[str, Any]) -> ConfigDict:
     return ConfigDict(tuples(raw))
 
 
-def to_json(config: ConfigDict) -> dict[str, Any]:
+def to_json(config: ConfigDict) -> JsonObject:
     """Plain JSON values, as they will be read back."""
     return json.loads(config.to_json(sort_keys=True))
 
 
-def weight_settings(config: ConfigDict) -> dict[str, Any]:
+def weight_settings(config: ConfigDict) -> JsonObject:
     """The settings that determine a run's weights: all but `FREE_SETTINGS`, as plain JSON values."""
     return without_free_settings(to_json(config))
 
 
-def without_free_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
+def without_free_settings(raw: Mapping[str, Json]) -> JsonObject:
     """A config as JSON without `FREE_SETTINGS`."""
     return {key: value for key, value in raw.items() if key not in FREE_SETTINGS}
 
@@ -147,7 +147,7 @@ def _set_values(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 
 
 def _check_key(config: ConfigDict, key: str) -> None:
-    node: Any = config  # a ConfigDict or a leaf
+    node: Untyped = config  # a ConfigDict or a leaf
     walked: list[str] = []
     for part in key.split("."):
         if not isinstance(node, ConfigDict) or part not in node:

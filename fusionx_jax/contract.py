@@ -9,12 +9,12 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from fusionx_jax import modalities as modalities_lib
 from fusionx_jax.errors import InputError
+from fusionx_jax.types import Json, JsonObject
 
 FILE_NAME = "contract.json"
 FORMAT_VERSION = 1
@@ -95,14 +95,14 @@ class Contract:
         """The name for figures and tables, in which simulated data are called so."""
         return f"{self.name} (simulated)" if self.simulated else self.name
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return {"format_version": FORMAT_VERSION, **_plain(dataclasses.asdict(self))}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Json) -> Json:
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
@@ -112,7 +112,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def from_dict(raw: Mapping[str, Any], where: str) -> Contract:
+def from_dict(raw: Mapping[str, Json], where: str) -> Contract:
     """Rebuilds a contract from its JSON form.
 
     Raises:
@@ -152,14 +152,14 @@ def from_dict(raw: Mapping[str, Any], where: str) -> Contract:
     return contract
 
 
-def _in_order(by_split: Mapping[str, Any]) -> dict[str, Any]:
+def _in_order(by_split: Mapping[str, Json]) -> JsonObject:
     """Splits in the usual order: train, val, test, then others."""
     usual = ("train", "val", "test")
     names = sorted(by_split, key=lambda s: usual.index(s) if s in usual else len(usual))
     return {s: by_split[s] for s in names}
 
 
-def _tuples(value: Any) -> Any:
+def _tuples(value: Json) -> Json:
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -9,12 +9,13 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
+from ml_collections import ConfigDict
 
 from fusionx_jax import checkpoint, preprocess
 from fusionx_jax import config as config_lib
@@ -24,6 +25,7 @@ from fusionx_jax.errors import InputError
 from fusionx_jax.models import build, layers
 from fusionx_jax.models.network import Network
 from fusionx_jax.prepared import order
+from fusionx_jax.types import Untyped
 
 POOLINGS = ("mean", "mean_std", "class")
 
@@ -36,12 +38,12 @@ class Encoder:
     out is compared with.
     """
 
-    model: Any  # one of build.NETWORKS
-    params: Any
+    model: Network
+    params: PyTree
     normalizer: preprocess.Normalizer
     zeros: tuple[str, ...] = ()
 
-    def with_params(self, params: Any) -> "Encoder":
+    def with_params(self, params: PyTree) -> "Encoder":
         return dataclasses.replace(self, params=params)
 
     def tokens(self, wire: Mapping[str, Array], rngs: Mapping[str, Array] | None = None) -> layers.Tokens:
@@ -100,12 +102,12 @@ class _Architecture:
 
 
 @functools.lru_cache(maxsize=64)
-def _compile_pooled(architecture: _Architecture) -> Callable[[Any, Mapping[str, Array]], Pools]:
+def _compile_pooled(architecture: _Architecture) -> Callable[[PyTree, Mapping[str, Array]], Pools]:
     encoder = dataclasses.replace(architecture.encoder, params=None)  # the cache must not hold weights
     return jax.jit(lambda params, wire: dataclasses.replace(encoder, params=params).pooled(wire))
 
 
-def pooled_program(encoder: Encoder) -> Callable[[Any, Mapping[str, Array]], Pools]:
+def pooled_program(encoder: Encoder) -> Callable[[PyTree, Mapping[str, Array]], Pools]:
     """The jitted function (params, wire) -> pools, one for all encoders of the same network and normalization.
 
     It compiles once per input shape, whichever splits and weights it is called with.
@@ -160,9 +162,9 @@ class TrainedEncoder:
     """A trained encoder with everything needed to run it."""
 
     saved: checkpoint.Saved
-    config: Any
-    model: Any
-    params: Any
+    config: ConfigDict
+    model: Network
+    params: PyTree
 
     @property
     def modalities(self) -> dict[str, ModalityContract]:
@@ -237,7 +239,7 @@ class TrainedEncoder:
         return out
 
     @functools.cached_property
-    def programs(self) -> dict[bool, Any]:
+    def programs(self) -> dict[bool, Untyped]:
         """Functions (params, wire) -> pooled, summary and tokens, compiled when called; True: pixels may lack data."""
         kept = {"model": self.model, "pooling": self.config.evaluate.pooling}
         return {m: jax.jit(functools.partial(outputs, normalizer=self.normalizer(m), **kept)) for m in (False, True)}
@@ -249,7 +251,7 @@ class TrainedEncoder:
 
 def outputs(
     params: PyTree, wire: Mapping[str, Array], *, model: Network, normalizer: preprocess.Normalizer, pooling: str
-) -> dict[str, Any]:  # Any: arrays, and arrays by group
+) -> PyTree:
     """Pooled features, summary and tokens [B, N, D] of a batch of wire tiles; a pure function."""
     encoder = Encoder(model, params, normalizer)
     tokens = encoder.tokens(wire)

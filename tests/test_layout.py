@@ -42,6 +42,17 @@ def test_the_library_rebinds_no_global_variable():
         assert not [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Global)], path
 
 
+def test_any_is_written_in_the_module_of_open_types_alone():
+    for path in sources(*PACKAGES):
+        names = [
+            alias.name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module == "typing"
+            for alias in node.names
+        ]
+        assert path.name == "types.py" or "Any" not in names, path
+
+
 @pytest.mark.parametrize("name", goldens.names())
 def test_no_default_of_a_config_changes_silently(name):
     """After a deliberate change: python -m tests.configs.golden rewrites the golden files."""

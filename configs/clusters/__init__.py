@@ -1,9 +1,11 @@
-"""What launched jobs set in their environment, by kind of accelerator. `experiments.launch` reads it.
+"""Environment variables of launched jobs, by kind of accelerator. `experiments.launch` reads it.
 
 Sources: JAX's GPU performance tips (docs.jax.dev/en/latest/gpu_performance_tips.html) for the latency-hiding scheduler,
 which overlaps collectives with computing; MaxText's documentation of XLA flags (github.com/AI-Hypercomputer/maxtext)
 for asynchronous collective fusion on TPU. None of them changes what is computed.
 """
+
+from typing import NamedTuple
 
 ENVIRONMENT = {
     "cpu": {"JAX_PLATFORMS": "cpu"},
@@ -17,21 +19,31 @@ ENVIRONMENT = {
 
 # Seconds from the scheduler's warning to the end of a job: enough for a step and a checkpoint.
 WARNING_S = 120
-# Seconds a process may be silent before the others take it for dead.
+# Seconds without a heartbeat after which a process counts as dead.
 HEARTBEAT_S = 60
 COORDINATOR_PORT = 12421
 
-# TPU: runtime images of the generations (cloud.google.com/tpu/docs/runtimes), and what GKE calls them
-# (cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus); chips a host holds in multi-host slices.
+
+class Tpu(NamedTuple):
+    """A TPU generation.
+
+    Attributes:
+      type, runtime: names of accelerator and runtime image (docs.cloud.google.com/tpu/docs/runtimes).
+      gke: name in Kubernetes (docs.cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus).
+      counted_cores: cores per chip as the accelerator type counts them (v5e and v6e count chips).
+    """
+
+    type: str
+    runtime: str
+    gke: str
+    counted_cores: int
+
+
+# Chips of a host in slices of several hosts, for all generations below.
+TPU_CHIPS_PER_HOST = 4
 TPU = {
-    "v4": {"type": "v4", "runtime": "tpu-ubuntu2204-base", "gke": "tpu-v4-podslice", "chips": 4, "cores": 2},
-    "v5e": {
-        "type": "v5litepod",
-        "runtime": "v2-alpha-tpuv5-lite",
-        "gke": "tpu-v5-lite-podslice",
-        "chips": 4,
-        "cores": 1,
-    },
-    "v5p": {"type": "v5p", "runtime": "v2-alpha-tpuv5", "gke": "tpu-v5p-slice", "chips": 4, "cores": 2},
-    "v6e": {"type": "v6e", "runtime": "v2-alpha-tpuv6e", "gke": "tpu-v6e-slice", "chips": 4, "cores": 1},
+    "v4": Tpu("v4", "tpu-ubuntu2204-base", "tpu-v4-podslice", 2),
+    "v5e": Tpu("v5litepod", "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", 1),
+    "v5p": Tpu("v5p", "v2-alpha-tpuv5", "tpu-v5p-slice", 2),
+    "v6e": Tpu("v6e", "v2-alpha-tpuv6e", "tpu-v6e-slice", 1),
 }

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -107,7 +108,9 @@ def _read_excluded(folder: str) -> set[str]:
     return {row[0] for path in paths for row in patches.read_table(path, "a list of patches")}
 
 
-def _pairs(archive, s1_root, s2_names, known) -> tuple[dict[str, str], list[LeftOut]]:
+def _pairs(
+    archive: Archive, s1_root: str, s2_names: Sequence[str], known: Mapping[str, str]
+) -> tuple[dict[str, str], list[LeftOut]]:
     """Sentinel-1 patch by Sentinel-2 patch, and the patches of either sensor without a pair."""
     unusable = []
     s1_by_s2 = dict(known)

@@ -5,18 +5,18 @@ float32. Tensors have no georeference.
 """
 
 import os
-from typing import Any
 
 import numpy as np
 
 from data.source import BadTile
 from fusionx_jax.errors import InputError
+from fusionx_jax.types import JsonObject, Untyped
 
 FILE = "data.mdb"
 _HEAD = 2 * 4096  # the two pages that describe the rest
 
 
-_open: dict[str, Any] = {}  # a process may open an LMDB only once
+_open: JsonObject = {}  # a process may open an LMDB only once
 
 
 class Database:
@@ -31,7 +31,7 @@ class Database:
         self.folder = os.path.abspath(folder)
         self._transaction().abort()
 
-    def _transaction(self):
+    def _transaction(self) -> Untyped:
         try:
             import lmdb
         except ImportError as error:

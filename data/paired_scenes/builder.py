@@ -20,7 +20,6 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from tqdm import tqdm
 
@@ -30,6 +29,7 @@ from data.paired_scenes.splits import Tile, assign_splits
 from data.source import Description, LeftOut, evenly, fingerprint, scene_labels
 from fusionx_jax.contract import Task
 from fusionx_jax.errors import InputError
+from fusionx_jax.types import Example
 
 _COVER = 0.05  # smallest share of the labeled pixels with which a class labels a tile
 
@@ -119,11 +119,11 @@ class PairedScenes:
     def listed(self) -> int:
         return sum(len(t) for t in self.tiles.values())
 
-    def example(self, split: str, index: int) -> dict[str, Any]:
+    def example(self, split: str, index: int) -> Example:
         tile = self.tiles[split][index]
         place = (tile.row, tile.column, self.tile_size)
         with open_scene(self.spec, self.raw, tile.scene) as scene:
-            out: dict[str, Any] = {"id": f"{tile.scene}_r{tile.row}_c{tile.column}", "group": tile.scene}
+            out: Example = {"id": f"{tile.scene}_r{tile.row}_c{tile.column}", "group": tile.scene}
             out |= {m: scene.window(m, *place) for m in self.spec.rasters}
             if self.spec.labels:
                 pixels = scene.labels(*place)

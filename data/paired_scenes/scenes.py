@@ -8,7 +8,6 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from data.paired_scenes.splits import Tile
 from data.raster import center
 from fusionx_jax.contract import IGNORE_LABEL, check_unit
 from fusionx_jax.errors import InputError
+from fusionx_jax.types import Untyped
 
 _LABELS = "labels"  # key of the label raster beside the modalities'
 
@@ -74,10 +74,10 @@ class Raster:
         self.path = path
         self.descriptions: tuple[str | None, ...] = ()
         self.nodata: float | None = None
-        self.crs: Any = None
-        self.transform: Any = None
+        self.crs: Untyped = None
+        self.transform: Untyped = None
         self._array: np.ndarray | None = None
-        self._file: Any = None
+        self._file: Untyped = None
         if path.endswith(".npy"):
             self._array = _load_npy(path)
             self.height, self.width, self.count = self._array.shape

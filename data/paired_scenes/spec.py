@@ -3,12 +3,12 @@
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from data.source import SPLITS
 from fusionx_jax import modalities as modalities_lib
 from fusionx_jax.errors import InputError
 from fusionx_jax.modalities import Modality
+from fusionx_jax.types import Json, JsonObject, Untyped
 
 _KEYS = ("citation", "gsd_m", "labels", "license", "modalities", "name", "split")
 _UNITS = {"dB": ("dB", "linear"), "reflectance_1e4": ("reflectance_1e4", "reflectance")}
@@ -53,7 +53,7 @@ class Spec:
     name: str
     rasters: Mapping[str, RasterSpec]
     labels: LabelSpec | None
-    split: Mapping[str, Any]
+    split: Mapping[str, Json]
     gsd_m: float
     license: str
     citation: str
@@ -81,14 +81,14 @@ def read_spec(path: str) -> Spec:
     )
 
 
-def band_name(written: Any) -> str:
+def band_name(written: Untyped) -> str:
     """A band's name as the product specification writes it: B1 becomes B01."""
     text = str(written)
     match = re.fullmatch(r"B(\d)", text)
     return f"B0{match[1]}" if match else text
 
 
-def _load(path: str) -> dict[str, Any]:
+def _load(path: str) -> JsonObject:
     import yaml
 
     try:
@@ -109,14 +109,14 @@ def _load(path: str) -> dict[str, Any]:
     return raw
 
 
-def _number(where: str, what: str, value: Any, kind: type) -> Any:
+def _number(where: str, what: str, value: Json, kind: type) -> Json:
     try:
         return kind(value)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {what} is {value!r}; it must be a number.") from error
 
 
-def _label_spec(path: str, raw: Any) -> LabelSpec:
+def _label_spec(path: str, raw: Json) -> LabelSpec:
     classes = raw.get("classes") if isinstance(raw, dict) else None
     if not (isinstance(classes, dict) and classes and "{scene}" in str(raw.get("file", ""))):
         raise InputError(
@@ -131,7 +131,7 @@ def _label_spec(path: str, raw: Any) -> LabelSpec:
     )
 
 
-def _split_section(path: str, split: Any) -> Mapping[str, Any]:
+def _split_section(path: str, split: Untyped) -> Mapping[str, Json]:
     fractions = split.get("fractions", {}) if isinstance(split, dict) else None
     if not isinstance(fractions, dict) or set(fractions) - set(SPLITS) or (fractions and "train" not in fractions):
         raise InputError(
@@ -146,7 +146,7 @@ def _split_section(path: str, split: Any) -> Mapping[str, Any]:
     return split
 
 
-def _raster_spec(where: str, name: str, raw: Any) -> RasterSpec:
+def _raster_spec(where: str, name: str, raw: Json) -> RasterSpec:
     if not isinstance(raw, dict) or "file" not in raw or "sensor" not in raw:
         raise InputError(f"{where} needs `sensor:` and `file:`.")
     if "{scene}" not in str(raw["file"]):
@@ -166,7 +166,7 @@ def _raster_spec(where: str, name: str, raw: Any) -> RasterSpec:
     )
 
 
-def _custom_sensor(where: str, name: str, raw: Mapping[str, Any], bands: tuple[str, ...] | None) -> Modality:
+def _custom_sensor(where: str, name: str, raw: Mapping[str, Json], bands: tuple[str, ...] | None) -> Modality:
     missing = [k for k in _CUSTOM_KEYS if k not in raw]
     if missing or bands is None:
         missing = missing or ["bands"]
@@ -183,7 +183,7 @@ def _custom_sensor(where: str, name: str, raw: Mapping[str, Any], bands: tuple[s
     )
 
 
-def _known_sensor(where: str, raw: Mapping[str, Any], bands: tuple[str, ...] | None) -> Modality:
+def _known_sensor(where: str, raw: Mapping[str, Json], bands: tuple[str, ...] | None) -> Modality:
     if raw["sensor"] not in modalities_lib.KNOWN:
         known = ", ".join(modalities_lib.KNOWN)
         raise InputError(f"{where}: sensor is {raw['sensor']!r}; it may be {known} or custom.")

@@ -1,12 +1,13 @@
 """Assigning tiles to splits: by scene, by block, or from lists of scenes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from data.source import SPLITS
 from fusionx_jax.errors import InputError
+from fusionx_jax.types import Json, Untyped
 
 _DEFAULT_FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 # Between two neighboring tiles of different splits, the tile of the split named first here is kept.
@@ -21,7 +22,7 @@ class Tile(NamedTuple):
     column: int
 
 
-def assign_splits(split: Mapping[str, Any], tiles: Sequence[Tile], size: int) -> dict[str, tuple[Tile, ...]]:
+def assign_splits(split: Mapping[str, Json], tiles: Sequence[Tile], size: int) -> dict[str, tuple[Tile, ...]]:
     """Assigns tiles of `size` pixels to splits.
 
     By scene, all tiles of a scene belong to one split. By block, all tiles of a square block do, and tiles that touch
@@ -66,7 +67,9 @@ def assign_splits(split: Mapping[str, Any], tiles: Sequence[Tile], size: int) ->
     return out
 
 
-def _random_splits(items: Sequence[Any], fractions: Mapping[str, float], rng: np.random.Generator) -> dict[Any, str]:
+def _random_splits(
+    items: Sequence[Untyped], fractions: Mapping[str, float], rng: np.random.Generator
+) -> dict[Untyped, str]:
     """A split for each item, in random order: first one item for each split, then by fraction."""
     names = [s for s in ("test", "train", "val") if fractions.get(s, 0) > 0]
     counts = dict.fromkeys(names, 0)

@@ -34,14 +34,14 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
       InputError: no season's folder is there, or the split lists do not fit.
     """
     archive = Archive(args.raw)
-    seasons = [(s, archive.find_folder(s)) for s in _SEASONS]
-    seasons = [(s, folder) for s, folder in seasons if folder is not None]
+    folders = {s: archive.find_folder(s) for s in _SEASONS}
+    seasons = {s: folder for s, folder in folders.items() if folder is not None}
     if not seasons:
         archive.require_folder(_SEASONS, "SEN12MS")
     found: dict[str, Patch] = {}
     unusable: list[LeftOut] = []
     with_cover = 0
-    for season, folder in seasons:
+    for season, folder in seasons.items():
         children = archive.children(folder)
         for s2_folder in [c for c in children if c.startswith("s2_")]:
             scene = s2_folder.removeprefix("s2_")
@@ -78,14 +78,14 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         split_origin=origin,
         license="CC-BY-4.0",
         citation="SEN12MS, Schmitt et al., ISPRS Annals IV-2/W7, 2019. Contains modified Copernicus Sentinel data.",
-        source_version=f"SEN12MS, seasons {', '.join(s for s, _ in seasons)}, tiles of {args.tile_size} px",
+        source_version=f"SEN12MS, seasons {', '.join(seasons)}, tiles of {args.tile_size} px",
         notes=("Labels are MODIS land cover of 500 m in ten simplified IGBP classes: coarse and often wrong.",),
         has_location=True,
         has_group=True,
     )
 
 
-def _split(folder: str | None, found: dict[str, Patch]):
+def _split(folder: str | None, found: dict[str, Patch]) -> tuple[dict[str, list[Patch]], str, list[LeftOut]]:
     """Patches by split, where the split comes from, and listed patches that are not there."""
     if not folder:
         fractions = {"train": 0.8, "val": 0.1, "test": 0.1}

@@ -3,13 +3,13 @@
 import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from data.simulated import world
 from data.source import Description, LeftOut, scene_labels
 from fusionx_jax import modalities
 from fusionx_jax.contract import Task
 from fusionx_jax.errors import InputError
+from fusionx_jax.types import Example
 
 # Tiles 0..6 of every ten train, 7 validates, 8..9 test: a larger set contains the smaller one, split for split.
 _SPLIT_DIGITS = {"train": (0, 1, 2, 3, 4, 5, 6), "val": (7,), "test": (8, 9)}
@@ -70,7 +70,7 @@ class Simulated:
     def listed(self) -> int:
         return self.num_tiles
 
-    def example(self, split: str, index: int) -> dict[str, Any]:
+    def example(self, split: str, index: int) -> Example:
         digits = _SPLIT_DIGITS[split]
         number = index // len(digits) * 10 + digits[index % len(digits)]
         tile = world.simulate(self.seed, number, self.tile_size)

@@ -30,7 +30,7 @@ class _Parcels(NamedTuple):
     """Parcel number of each pixel, and how many parcels were drawn."""
 
     number: np.ndarray
-    count: int
+    drawn: int
 
 
 def draw(rng: np.random.Generator, size: int) -> LandCover:
@@ -39,7 +39,7 @@ def draw(rng: np.random.Generator, size: int) -> LandCover:
     parcels = _parcels(rng, yx, size)
     # A place favors a few classes: a Dirichlet draw around the long-tailed prior.
     mix = rng.dirichlet(PRIOR * 3.0)
-    classes = rng.choice(len(CLASSES), size=parcels.count, p=mix)
+    classes = rng.choice(len(CLASSES), size=parcels.drawn, p=mix)
     cover = classes[parcels.number]
     if rng.random() < 0.30:  # woods that follow the terrain, not the parcels
         wood = rng.choice([BROADLEAF, CONIFER, FLOODED, WOODLAND], p=[0.45, 0.33, 0.10, 0.12])

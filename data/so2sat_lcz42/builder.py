@@ -16,6 +16,7 @@ from data.source import BadTile
 from fusionx_jax import modalities
 from fusionx_jax.contract import Task
 from fusionx_jax.errors import InputError
+from fusionx_jax.types import Untyped
 
 SIZE = 32
 CLASSES = (
@@ -83,7 +84,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
     )
 
 
-def _open(path: str):
+def _open(path: str) -> Untyped:
     import h5py
 
     try:

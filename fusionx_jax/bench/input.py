@@ -5,7 +5,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +14,7 @@ from fusionx_jax import modalities, progress
 from fusionx_jax.bench.rates import Turn, rates
 from fusionx_jax.errors import InputError, RunError
 from fusionx_jax.prepared import order, pipeline, store
+from fusionx_jax.types import JsonObject
 
 _PASSES = 4  # over the tiles in one turn: starting a pipeline must not count as reading
 _SENSORS = {m.name: m for m in (modalities.SENTINEL1_RTC, modalities.SENTINEL2_L2A)}
@@ -68,7 +68,7 @@ def write_random_set(directory: str, count: int, size: int) -> None:
         f.write(made.to_json())
 
 
-def run(tiles: int, tile_size: int, batch_size: int, rounds: int, tmp: str | None) -> dict[str, Any]:
+def run(tiles: int, tile_size: int, batch_size: int, rounds: int, tmp: str | None) -> JsonObject:
     """Pairs per second, decoded and on the device: our pipeline, TFRecord with a shuffle buffer, a memmap gather.
 
     Args:

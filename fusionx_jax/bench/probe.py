@@ -10,12 +10,13 @@ with the same programs.
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from fusionx_jax import progress
+from fusionx_jax.types import JsonObject
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 REGULARIZATION = np.geomspace(3e-4, 10.0, 12)  # the range of configs/default.py
@@ -66,7 +67,7 @@ class _Sweep(NamedTuple):
     chosen: dict[tuple[float, int], int]
 
 
-def run(kind: str, examples: int, features: int, seeds: int) -> dict[str, Any]:
+def run(kind: str, examples: int, features: int, seeds: int) -> JsonObject:
     """Times both sweeps and compares the metrics of their scores cell by cell."""
     import jax
     import joblib
@@ -133,7 +134,7 @@ def _ours(problem: Problem, members: dict[float, np.ndarray], kind: str) -> _Swe
     return _Sweep(time.perf_counter() - started, scores, chosen)
 
 
-def _compare(problem: Problem, kind: str, ours: _Sweep, theirs: _Sweep) -> dict[str, Any]:
+def _compare(problem: Problem, kind: str, ours: _Sweep, theirs: _Sweep) -> JsonObject:
     """Differences of the test metrics in points, and ours by fraction."""
     from fusionx_jax.evaluate.numerics import metrics
 

@@ -9,11 +9,11 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from fusionx_jax import chips, masking, progress, sharding
@@ -29,6 +29,7 @@ from fusionx_jax.training.objective import Objective, first_objective
 from fusionx_jax.training.optimizer import make_optimizer
 from fusionx_jax.training.state import TrainState, abstract_batch, fresh_state
 from fusionx_jax.training.step import jit_step
+from fusionx_jax.types import JsonObject, Untyped
 
 _PROFILED_STEPS = 10
 
@@ -41,7 +42,7 @@ def run(
     rounds: int,
     seconds: float,
     profile: str,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Measures each config's train step; see `fusionx bench train --help`.
 
     Raises:
@@ -68,7 +69,7 @@ def run(
 
 def _measure(
     config: ConfigDict, contract: Contract, dataset: str, peer: str, rounds: int, seconds: float, profile: str
-) -> dict[str, Any]:
+) -> JsonObject:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch(config.batch_size, mesh, config.optimizer.get("accumulate", 1))
     model = build.make_model(config, contract.modalities)
@@ -170,7 +171,7 @@ def _matmul_turn(dtype: str, devices: int, seconds: float) -> Turn:
     return turn
 
 
-def torch_twin(config: ConfigDict, contract: Contract, objective: Objective, params: Any) -> Any:
+def torch_twin(config: ConfigDict, contract: Contract, objective: Objective, params: PyTree) -> Untyped:
     """The PyTorch twin of our train step, with the same parameters.
 
     Raises:
@@ -208,7 +209,7 @@ def torch_twin(config: ConfigDict, contract: Contract, objective: Objective, par
     )  # fmt: skip
 
 
-def flat(params: Any) -> dict[str, np.ndarray]:
+def flat(params: PyTree) -> dict[str, np.ndarray]:
     """Parameters by their path."""
     return {"/".join(k.key for k in path): np.array(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
 
@@ -237,7 +238,7 @@ def host_batches(config: ConfigDict, contract: Contract, dataset: str) -> Iterat
     return itertools.cycle(batches)
 
 
-def _peak_bytes(compiled: Any) -> int:
+def _peak_bytes(compiled: Untyped) -> int:
     """Peak memory as the device reports it; on a CPU the memory that the compiled step needs."""
     peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     m = compiled.memory_analysis()

@@ -3,9 +3,9 @@
 import argparse
 import dataclasses
 import json
-from typing import Any
 
 from fusionx_jax.errors import InputError
+from fusionx_jax.types import Json, JsonObject
 
 
 def main(argv: list[str]) -> int:
@@ -70,13 +70,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _input(args: argparse.Namespace) -> dict[str, Any]:
+def _input(args: argparse.Namespace) -> JsonObject:
     from fusionx_jax.bench import input as bench_input
 
     return bench_input.run(args.tiles, args.tile_size, args.batch_size, args.rounds, args.tmp)
 
 
-def _probe(args: argparse.Namespace) -> dict[str, Any]:
+def _probe(args: argparse.Namespace) -> JsonObject:
     from fusionx_jax.bench import probe
 
     if args.examples < 1000 or args.features < 2 or args.seeds < 1:
@@ -87,14 +87,14 @@ def _probe(args: argparse.Namespace) -> dict[str, Any]:
     return probe.run(args.kind, args.examples, args.features, args.seeds)
 
 
-def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
+def _evaluate(args: argparse.Namespace) -> JsonObject:
     from fusionx_jax.bench import evaluate
 
     names = [f.name for f in dataclasses.fields(evaluate.Sizes)]
     return evaluate.run(evaluate.Sizes(**{n: getattr(args, n) for n in names if getattr(args, n) is not None}))
 
 
-def _train(args: argparse.Namespace) -> dict[str, Any]:
+def _train(args: argparse.Namespace) -> JsonObject:
     from fusionx_jax.bench import train
 
     if args.rounds < 1 or args.seconds <= 0 or args.tile_size < 1:
@@ -106,7 +106,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     return train.run(configs, args.dataset, args.tile_size, args.peer, args.rounds, args.seconds, args.profile)
 
 
-def _table(values: dict[str, Any], indent: str = "") -> str:
+def _table(values: JsonObject, indent: str = "") -> str:
     lines = []
     for k, v in values.items():
         if isinstance(v, dict):
@@ -118,7 +118,7 @@ def _table(values: dict[str, Any], indent: str = "") -> str:
     return "\n".join(lines)
 
 
-def _text(value: Any) -> str:
+def _text(value: Json) -> str:
     if value is None:
         return "not available"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -12,12 +12,13 @@ import json
 import urllib.parse
 import zipfile
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fusionx_jax import files, progress
 from fusionx_jax.evaluate.records import CellKey, Group, LabelBudget, Method, MetricKey, ModalitySet, Protocol
+from fusionx_jax.types import Json
 
 _FORMAT = 2  # of the files; others are measured anew
 
@@ -154,7 +155,7 @@ def _read(path: str) -> tuple[str, dict[CellKey, Cell]]:
         return "", {}
 
 
-def _decode(facts: Mapping[str, Any], values: np.ndarray) -> list[Cell]:  # Any: JSON
+def _decode(facts: Mapping[str, Json], values: np.ndarray) -> list[Cell]:
     method, modalities, task, evaluator = facts["group"]
     group = Group(Method(*method), ModalitySet(*(tuple(m) for m in modalities)), task, evaluator)
     keys = [MetricKey(*k) for k in facts["metrics"]]

@@ -5,7 +5,7 @@ scored tiles, bootstrap resamples and label subsets on both sides.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from fusionx_jax.evaluate.cells import Cell, Cells
 from fusionx_jax.evaluate.numerics import metrics as numerics
 from fusionx_jax.evaluate.records import CellKey, Group, LabelBudget, Method, MetricKey
 from fusionx_jax.evaluate.rows import Pretraining
+from fusionx_jax.types import JsonObject
 
 REFERENCE = Method("fusionx")  # that the others are compared with, unless another is named
 WINS, TIES, LOSES = "wins", "ties", "loses"
@@ -237,7 +238,7 @@ def _curve(pretrainings: Sequence[Cells], metric: MetricKey) -> _Curve | None:
     return _Curve(counts, np.stack([side.means(b, metric) for side, b in zip(sides, budgets)]))
 
 
-def _identity(group: Group, pretrainings: Sequence[Pretraining]) -> dict[str, Any]:  # Any: str, and bool for simulated
+def _identity(group: Group, pretrainings: Sequence[Pretraining]) -> JsonObject:
     """The columns that all tables share."""
     context = pretrainings[0].context
     return {

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -17,7 +16,9 @@ from fusionx_jax.evaluate import labels as labels_lib
 from fusionx_jax.evaluate.cells import Store
 from fusionx_jax.evaluate.records import CellKey, Method, ModalitySet, parse_method, parse_modalities
 from fusionx_jax.models import build
+from fusionx_jax.models.network import Network
 from fusionx_jax.prepared import sets
+from fusionx_jax.types import Untyped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Evaluation:
     workdir: str
     saved: checkpoint.Saved
     prepared: sets.Readable
-    model: Any  # a network of models/
+    model: Network
     weights_hash: str
 
     @property
@@ -71,7 +72,7 @@ class Evaluation:
         """The labels of every task that the settings ask for and the set has."""
         return labels_lib.read_labels(self.prepared, self.config.evaluate)
 
-    def label_subsets(self, task: labels_lib.Labels) -> dict[CellKey, Any]:
+    def label_subsets(self, task: labels_lib.Labels) -> dict[CellKey, Untyped]:
         """A task's label subsets, see `labels_lib.label_subsets`; written below the workdir."""
         e, fractions = self.config.evaluate, self.config.label_fractions
         names = [b.name for b in labels_lib.label_budgets(fractions, e.shots)]

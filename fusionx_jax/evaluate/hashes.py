@@ -7,12 +7,12 @@ only say which cells there are belong to neither.
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from fusionx_jax import config as config_lib
 from fusionx_jax.evaluate.evaluators import EVALUATORS
+from fusionx_jax.types import Json, JsonObject
 
 # Which cells there are; no cell's numbers. Label subsets are identified by each cell itself.
 _SELECTING = (
@@ -21,12 +21,12 @@ _SELECTING = (
 )  # fmt: skip
 
 
-def digest(value: Any) -> str:  # Any: JSON
+def digest(value: Json) -> str:
     """A short hash of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def shared_settings(config: ConfigDict) -> dict[str, Any]:  # Any: JSON
+def shared_settings(config: ConfigDict) -> JsonObject:
     """The settings of `config.evaluate` that affect every cell."""
     of_evaluators = {key for e in EVALUATORS.values() for key in e.settings}
     values = config_lib.to_json(config)["evaluate"]
@@ -44,5 +44,5 @@ def evaluator_hashes(config: ConfigDict, leave_out: Sequence[str] = ()) -> dict[
     return out
 
 
-def _without(value: Any, ignored: set[str]) -> Any:  # Any: JSON
+def _without(value: Json, ignored: set[str]) -> Json:
     return {k: v for k, v in value.items() if k not in ignored} if isinstance(value, dict) else value

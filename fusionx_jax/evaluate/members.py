@@ -9,10 +9,11 @@ import io
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from fusionx_jax import files
@@ -26,6 +27,7 @@ from fusionx_jax.evaluate.sources import baseline_context, context
 from fusionx_jax.models import build
 from fusionx_jax.prepared import sets
 from fusionx_jax.training.flops import flops_per_pair
+from fusionx_jax.types import Json, JsonObject, Untyped
 
 SWEEP_FILE = "sweep.json"
 MEMBER_FILE = "sweep_member.json"
@@ -47,7 +49,7 @@ class About(NamedTuple):
     """
 
     seed: int
-    protocol: dict[str, Any]  # Any: JSON values of config keys
+    protocol: JsonObject
     evaluators: dict[str, str]
     cell_settings: dict[str, str]
     cells: str
@@ -88,7 +90,7 @@ def member_workdir(workdir: str, method: Method, seed: int) -> str:
     return files.join(workdir, method.spec.replace("/", "+"), f"seed{seed}")
 
 
-def shared_protocol(config: ConfigDict, prepared: sets.Readable) -> dict[str, Any]:  # Any: JSON values
+def shared_protocol(config: ConfigDict, prepared: sets.Readable) -> JsonObject:
     """The settings that all members of a comparison must share: data, label fractions, how scores are measured.
 
     Pooling and batch size are a method's own.
@@ -128,7 +130,7 @@ def describe(evaluation: Evaluation) -> About:
     )
 
 
-def _count(shapes: Any) -> int:  # Any: a pytree of shapes
+def _count(shapes: PyTree) -> int:
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes))
 
 
@@ -225,7 +227,7 @@ def evaluators_used(about: About, workdir: str, method: Method, seed: int) -> se
     return {group.evaluator for group in _cells(about, member_workdir(workdir, method, seed))}
 
 
-def check_same_protocol(protocols: Mapping[str, Mapping[str, Any]]) -> None:  # Any: JSON values
+def check_same_protocol(protocols: Mapping[str, Mapping[str, Json]]) -> None:
     """Refuses runs (by name) whose protocol differs from that of the first.
 
     Raises:
@@ -285,7 +287,7 @@ def write_tables(workdir: str) -> dict[Method, list[Member]]:
     groups = measured(members)
     found = [row for group, pretrainings in groups.items() for row in rows.from_cells(group, pretrainings)]
     rows.write(files.join(workdir, rows.FILE_NAME), found)
-    tables: tuple[tuple[str, tuple[str, ...], Iterator[Any]], ...] = (  # Any: one NamedTuple class each
+    tables: tuple[tuple[str, tuple[str, ...], Iterator[Untyped]], ...] = (
         ("differences.csv", compare.Difference._fields, compare.differences(groups)),
         ("ablations.csv", compare.Ablation._fields, compare.ablations(groups)),
         ("labels_needed.csv", compare.LabelsNeeded._fields, compare.labels_needed(groups)),

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from fusionx_jax.evaluate import metrics as registry
 from fusionx_jax.evaluate.cells import Cell, Cells
 from fusionx_jax.evaluate.numerics import metrics as numerics
 from fusionx_jax.evaluate.records import CellKey, Group, LabelBudget, MetricKey, ModalitySet, parse_budget
+from fusionx_jax.types import Untyped
 
 FILE_NAME = "results.csv"
 _BETWEEN = "; "  # class names may hold blanks and commas
@@ -211,7 +212,7 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
 
 
 _Record = TypeVar("_Record", bound=tuple)  # a NamedTuple class of str, int, float, bool fields
-_READERS: dict[type, Callable[[str], Any]] = {  # Any: as many types as columns have
+_READERS: dict[type, Callable[[str], Untyped]] = {
     bool: lambda text: {"True": True, "False": False}[text],
     int: int,
     float: float,

@@ -1,7 +1,6 @@
 """Checks of an evaluation's settings."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -12,6 +11,7 @@ from fusionx_jax.evaluate.evaluators import EVALUATORS
 from fusionx_jax.evaluate.records import parse_modalities
 from fusionx_jax.evaluate.sources import BASELINES
 from fusionx_jax.prepared import sets
+from fusionx_jax.types import Untyped
 
 _CHOICES = {
     "pooling": encoder_lib.POOLINGS,
@@ -55,7 +55,7 @@ def check(config: ConfigDict, prepared: sets.Readable | None = None) -> None:
         _check_fits(config, prepared)
 
 
-def _check_names(key: str, names: Sequence[str], registry: Any) -> None:  # Any: a Registry of any entries
+def _check_names(key: str, names: Sequence[str], registry: Untyped) -> None:
     unknown = [n for n in names if n not in registry]
     if unknown:
         raise InputError(f"{key} holds {', '.join(unknown)}; it may hold {', '.join(registry)}.")

@@ -11,11 +11,11 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from fusionx_jax import checkpoint, files, progress
@@ -27,6 +27,7 @@ from fusionx_jax.errors import InputError, RunError
 from fusionx_jax.interop import WEIGHTS_FILE
 from fusionx_jax.models import build
 from fusionx_jax.prepared import order, sets
+from fusionx_jax.types import JsonObject, Untyped
 
 REPORT = "parity.json"
 PROGRAM = "encoder.stablehlo"
@@ -34,10 +35,10 @@ DESCRIPTION = "description.json"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 Images = Mapping[str, np.ndarray]
-Encode = Callable[[Images], Any]  # returns an object with pooled, summary and tokens
+Encode = Callable[[Images], Untyped]  # returns an object with pooled, summary and tokens
 
 
-def describe(loaded: encoder_lib.TrainedEncoder) -> dict[str, Any]:
+def describe(loaded: encoder_lib.TrainedEncoder) -> JsonObject:
     """Metadata of exported weights: configuration, contract, step, and the network as plain numbers."""
     return {
         "config": config_lib.to_json(loaded.config),
@@ -48,7 +49,7 @@ def describe(loaded: encoder_lib.TrainedEncoder) -> dict[str, Any]:
     }
 
 
-def to_orbax(loaded: encoder_lib.TrainedEncoder, params: Any, folder: str, images: Images) -> Encode:
+def to_orbax(loaded: encoder_lib.TrainedEncoder, params: PyTree, folder: str, images: Images) -> Encode:
     """A checkpoint without optimizer for `fusionx_jax.load` (with the decoder for `init_from` too), on any devices."""
     about = describe(loaded)
     metadata = {k: about[k] for k in ("config", "contract", "step")}
@@ -56,7 +57,7 @@ def to_orbax(loaded: encoder_lib.TrainedEncoder, params: Any, folder: str, image
     return encoder_lib.load(folder).encode
 
 
-def to_safetensors(loaded: encoder_lib.TrainedEncoder, params: Any, folder: str, images: Images) -> Encode | None:
+def to_safetensors(loaded: encoder_lib.TrainedEncoder, params: PyTree, folder: str, images: Images) -> Encode | None:
     """Parameters by their path; the PyTorch twin reads them. None where the twin cannot run here."""
     try:
         from safetensors.numpy import save_file
@@ -78,7 +79,7 @@ def to_safetensors(loaded: encoder_lib.TrainedEncoder, params: Any, folder: str,
     return twin.load(folder).encode
 
 
-def to_stablehlo(loaded: encoder_lib.TrainedEncoder, params: Any, folder: str, images: Images) -> Encode:
+def to_stablehlo(loaded: encoder_lib.TrainedEncoder, params: PyTree, folder: str, images: Images) -> Encode:
     """One program with its weights: physical values of any number of tiles [b, H, W, C] in, features out.
 
     Height and width are those of `images`.
@@ -91,7 +92,7 @@ def to_stablehlo(loaded: encoder_lib.TrainedEncoder, params: Any, folder: str, i
         params, model=loaded.model, normalizer=normalizer, pooling=loaded.config.evaluate.pooling,
     )  # fmt: skip
 
-    def encode(images: Mapping[str, jax.Array]) -> dict[str, Any]:
+    def encode(images: Mapping[str, jax.Array]) -> JsonObject:
         wire = {}
         for name, x in images.items():
             m = modalities[name]
@@ -119,7 +120,7 @@ def to_stablehlo(loaded: encoder_lib.TrainedEncoder, params: Any, folder: str, i
 FORMATS = {"orbax": to_orbax, "safetensors": to_safetensors, "stablehlo": to_stablehlo}
 
 
-def compare(reference: encoder_lib.Encoded, other: Any) -> dict[str, float]:
+def compare(reference: encoder_lib.Encoded, other: Untyped) -> dict[str, float]:
     """The largest difference of each output, as a share of the reference's largest value."""
     pairs = {"pooled": (reference.pooled, other.pooled), "summary": (reference.summary, other.summary)}
     pairs |= {f"tokens {m}": (t, other.tokens[m]) for m, t in reference.tokens.items()}
@@ -132,7 +133,7 @@ def compare(reference: encoder_lib.Encoded, other: Any) -> dict[str, float]:
 def export(
     path: str, to: str, out: str, dataset: str = "", with_decoder: bool = False, tolerance: float = 1e-4,
     num_tiles: int = 32,
-) -> dict[str, Any]:  # fmt: skip
+) -> JsonObject:  # fmt: skip
     """Exports the encoder of a checkpoint to the folder `out` and returns the report of its parity.
 
     Raises:

@@ -6,7 +6,6 @@ Same network, decoding, flips, independent masks, losses and optimizer; random n
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from fusionx_jax.contract import ModalityContract
 from fusionx_jax.errors import InputError
 from fusionx_jax.interop.twin import FusionX, fill, patchify, take
+from fusionx_jax.types import Json
 
 
 class Step:
@@ -36,7 +36,7 @@ class Step:
 
     def __init__(
         self,
-        architecture: Mapping[str, Any],
+        architecture: Mapping[str, Json],
         modalities: Mapping[str, ModalityContract],
         params: Mapping[str, np.ndarray],
         num_visible: Mapping[str, int],

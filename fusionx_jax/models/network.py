@@ -7,7 +7,7 @@ are declared in `Network.traits`, never inferred from its name. `build.NETWORKS`
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from fusionx_jax.errors import InputError
 from fusionx_jax.masking import Mask
 from fusionx_jax.models import layers
+from fusionx_jax.types import Untyped
 
 Images = Mapping[str, Float[Array, "batch _height _width _channels"]]
 Masks = Mapping[str, Mask]
@@ -165,11 +166,11 @@ class Network(Protocol):
         ...
 
     # Of flax.linen.Module, whose signatures are untyped.
-    def init(self, *args: Any, **kwargs: Any) -> Any: ...
+    def init(self, *args: Untyped, **kwargs: Untyped) -> Untyped: ...
 
-    def apply(self, *args: Any, **kwargs: Any) -> Any: ...
+    def apply(self, *args: Untyped, **kwargs: Untyped) -> Untyped: ...
 
-    def clone(self, **updates: Any) -> "Network": ...
+    def clone(self, **updates: Untyped) -> "Network": ...
 
 
 def unrolled(model: Network, blocks: int) -> Network:

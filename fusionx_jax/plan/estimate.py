@@ -10,7 +10,7 @@ input time at published rates. It is a lower bound.
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jaxtyping import PyTree
@@ -27,6 +27,7 @@ from fusionx_jax.training import step
 from fusionx_jax.training.objective import first_objective
 from fusionx_jax.training.optimizer import make_optimizer
 from fusionx_jax.training.state import TrainState, abstract_batch, abstract_state, layout
+from fusionx_jax.types import JsonObject
 
 _USABLE = 0.92  # share of the memory; the rest goes to the runtime and fragmentation
 # How often a ring passes the bytes of a collective around.
@@ -50,7 +51,7 @@ class CompiledStep(NamedTuple):
     compile_s: float
 
 
-def plan(config: ConfigDict, contract: Contract, machine: Machine, input_rate: float = 2e9) -> dict[str, Any]:
+def plan(config: ConfigDict, contract: Contract, machine: Machine, input_rate: float = 2e9) -> JsonObject:
     """Compiles the train step of `config` and returns its requirements as one JSON object.
 
     A batch that the compiler refuses is halved until it fits; the plan is that of the smaller batch, with
@@ -135,7 +136,7 @@ def _account(
     mesh: jax.sharding.Mesh,
     compiled: CompiledStep,
     input_rate: float,
-) -> dict[str, Any]:
+) -> JsonObject:
     """The plan of a compiled step: its roofline, and whether its memory fits."""
     flops = flops_lib.flops_per_pair(config, build.make_model(config, contract.modalities), contract)
     useful = flops if config.model.get("remat", "none") == "none" else flops_lib.useful_flops_per_pair(config, contract)

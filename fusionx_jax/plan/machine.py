@@ -2,10 +2,11 @@
 
 import math
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fusionx_jax.chips import BETWEEN_GPU_MACHINES, CHIPS, Chip
 from fusionx_jax.errors import InputError
+from fusionx_jax.types import Untyped
 
 
 class Machine(NamedTuple):
@@ -18,7 +19,7 @@ class Machine(NamedTuple):
       host_to_host_rate: bytes/s of one chip to other hosts, where this is less than to chips of its own host; else 0.
     """
 
-    devices: list[Any]  # jax.Device, or the compile-only devices of a topology
+    devices: list[Untyped]  # jax.Device, or the compile-only devices of a topology
     chip: Chip
     chips: int
     hosts: int

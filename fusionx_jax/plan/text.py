@@ -1,10 +1,11 @@
 """A plan as text."""
 
 from collections.abc import Mapping
-from typing import Any
+
+from fusionx_jax.types import Json
 
 
-def show(found: Mapping[str, Any], name: str, epochs: float) -> str:
+def show(found: Mapping[str, Json], name: str, epochs: float) -> str:
     """A plan as text for a terminal. `name` is that of the machine."""
     m = {k: v / 2**30 for k, v in found["memory_per_device"].items()}
     mesh = " x ".join(f"{k} {v}" for k, v in found["mesh"].items())

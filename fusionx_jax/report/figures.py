@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,6 +14,7 @@ from fusionx_jax.evaluate.records import Method, ModalitySet
 from fusionx_jax.evaluate.rows import Row
 from fusionx_jax.report import look, tables
 from fusionx_jax.report.look import Line
+from fusionx_jax.types import JsonObject, Untyped
 
 _SHOWN_SHARE = 0.05  # of a class, from which a confusion is printed
 _PERPLEXITY = 30  # t-SNE's default in scikit-learn
@@ -38,7 +38,7 @@ def label_efficiency(
     figure, axes = plt.subplots(
         1, len(panels), figsize=size, sharey=True, squeeze=False, width_ratios=[1.5] + [1] * (len(panels) - 1)
     )
-    handles: dict[str, Any] = {}  # Any: matplotlib lines
+    handles: JsonObject = {}
     for axis, panel in zip(axes[0], panels):
         for line in lines:
             curve = [r for r in chosen if look.line(r) == line and r.modality_set == panel]
@@ -53,7 +53,7 @@ def label_efficiency(
     return look.save(figure, directory, name)
 
 
-def _curve(axis: Any, line: Line, records: Sequence[Row], metric: Metric, emphasized: bool) -> Any:  # Any: matplotlib
+def _curve(axis: Untyped, line: Line, records: Sequence[Row], metric: Metric, emphasized: bool) -> Untyped:
     """Draws one method in one panel; the method that the page is about is thicker and in front."""
     ordered = sorted(records, key=lambda r: r.label_fraction)
     scale, drawn, style = (
@@ -70,7 +70,7 @@ def _curve(axis: Any, line: Line, records: Sequence[Row], metric: Metric, emphas
     )[0]  # fmt: skip
 
 
-def _label_axis(axis: Any, panel: ModalitySet, ticks: Sequence[float]) -> None:  # Any: matplotlib axes
+def _label_axis(axis: Untyped, panel: ModalitySet, ticks: Sequence[float]) -> None:
     axis.set_xscale("log")
     axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axis.minorticks_off()
@@ -119,7 +119,7 @@ def embedding(
     plt = look.pyplot()
     figure, axes = plt.subplots(1, len(features), figsize=(max(6.0, 4.2 * len(features)), 4.6), squeeze=False)
     colors = plt.get_cmap("tab20")
-    handles: dict[str, Any] = {}  # Any: matplotlib collections
+    handles: JsonObject = {}
     for axis, (method, x) in zip(axes[0], features.items()):
         flat = _tsne(x)
         for k, name in enumerate(classes):

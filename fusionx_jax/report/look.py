@@ -6,7 +6,7 @@ an evaluator or metric that is not registered raises.
 
 import base64
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from fusionx_jax import files, methods
 from fusionx_jax.evaluate.evaluators import EVALUATORS
 from fusionx_jax.evaluate.records import Method, ModalitySet
+from fusionx_jax.types import Json, Untyped
 
 # Okabe & Ito, "Color Universal Design" (2008).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -100,7 +101,7 @@ def class_label(name: str) -> str:
     return name.replace("_", " ")
 
 
-def pyplot() -> Any:  # Any: the module matplotlib.pyplot
+def pyplot() -> Untyped:
     """matplotlib without a display, in the style of all figures. Imported late: it takes a second."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -151,7 +152,7 @@ def escape_markdown(text: str) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
 
 
-def write(path: str, template: str, **values: Any) -> str:  # Any: what the template asks for
+def write(path: str, template: str, **values: Json) -> str:
     """Writes a page or Markdown file from a template of this package under its name only when complete.
 
     A value that the template asks for and does not get is an error. Returns the path.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from fusionx_jax import checkpoint, losses, masking, modalities, preprocess
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import ModalityContract
 from fusionx_jax.models import build, layers
+from fusionx_jax.models.network import Network
 from fusionx_jax.prepared import order, sets
 from fusionx_jax.report import look
 from fusionx_jax.training.objective import MaskedModel
@@ -22,13 +23,13 @@ _NUM_TILES = 5
 _MASKED_GRAY, _EMPTY_GRAY = 0.82, 0.5
 
 
-class Network(NamedTuple):
-    """A pretraining's network with its weights, and a prepared set normalized by the weights' statistics."""
+class Trained(NamedTuple):
+    """A pretrained network with its weights, and a prepared set normalized by the weights' statistics."""
 
     config: ConfigDict
     saved: checkpoint.Saved
     prepared: sets.Readable
-    model: Any  # a network of models/
+    model: Network
     params: PyTree
     normalizer: preprocess.Normalizer
 
@@ -43,7 +44,7 @@ class Network(NamedTuple):
         return int(self.config.model.patch_size)
 
 
-def load_network(workdir: str, dataset: str) -> Network | None:
+def load_network(workdir: str, dataset: str) -> Trained | None:
     """The network of a workdir's newest checkpoint.
 
     None where it reconstructs nothing, or the data set lacks one of its modalities: there are no pictures to draw.
@@ -57,7 +58,7 @@ def load_network(workdir: str, dataset: str) -> Network | None:
     params = checkpoint.load_params(saved, jax.eval_shape(lambda: build.init_params(model, jax.random.key(0))))
     weights = {m: saved.contract.modalities[m] for m in config.modalities}
     normalizer = preprocess.make_normalizer(prepared.contract.modalities, weights, patch_size=config.model.patch_size)
-    return Network(config, saved, prepared, model, params, normalizer)
+    return Trained(config, saved, prepared, model, params, normalizer)
 
 
 class _Tiles(NamedTuple):
@@ -69,7 +70,7 @@ class _Tiles(NamedTuple):
         return len(next(iter(self.wire.values())))
 
 
-def _read_tiles(network: Network, number: int) -> _Tiles:
+def _read_tiles(network: Trained, number: int) -> _Tiles:
     """Tiles spread over the test split; over the training split of a set without one."""
     prepared = network.prepared
     split = "test" if prepared.contract.splits.get("test") else "train"
@@ -77,7 +78,7 @@ def _read_tiles(network: Network, number: int) -> _Tiles:
     return _Tiles(split, prepared.read(split, index, list(network.modalities)))
 
 
-def reconstructions(network: Network, directory: str, number: int = _NUM_TILES) -> str:
+def reconstructions(network: Trained, directory: str, number: int = _NUM_TILES) -> str:
     """Test tiles of every modality: true, masked, reconstructed (masked patches predicted, visible ones kept).
 
     With a normalized target each masked patch takes its mean and contrast from the true one; with "raw" or "both" it
@@ -108,7 +109,7 @@ def reconstructions(network: Network, directory: str, number: int = _NUM_TILES) 
 
 
 def _fill_masked(
-    network: Network,
+    network: Trained,
     predicted: Float[Array, "tiles masked outputs"],
     true: Float[np.ndarray, "tiles patches pixels"],
     mask: masking.Mask,
@@ -126,7 +127,7 @@ def _fill_masked(
     return rebuilt, is_masked
 
 
-def cross_predictions(network: Network, directory: str, number: int = _NUM_TILES) -> str | None:
+def cross_predictions(network: Trained, directory: str, number: int = _NUM_TILES) -> str | None:
     """Each modality predicted from all patches of the others; None for one modality, or targets without levels."""
     names = list(network.modalities)
     if network.model.config.target == "normalized" or len(names) < 2:
@@ -145,7 +146,7 @@ def cross_predictions(network: Network, directory: str, number: int = _NUM_TILES
 
 
 def _predict_each(
-    network: Network, params: PyTree, wire: Mapping[str, Array]
+    network: Trained, params: PyTree, wire: Mapping[str, Array]
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Patches of every modality, and as they are predicted from all patches of the others."""
     normalizer, p = network.normalizer, network.patch_size
@@ -169,7 +170,7 @@ def _to_image(patches: np.ndarray, patch_size: int, shape: tuple[int, int]) -> n
 
 
 def _compose(
-    network: Network, name: str, patches: np.ndarray, shape: tuple[int, int], has_data: Array | None
+    network: Trained, name: str, patches: np.ndarray, shape: tuple[int, int], has_data: Array | None
 ) -> Float[np.ndarray, "tiles height width 3"]:
     """Standardized patches as color images; pixels without data are gray."""
     m = network.modalities[name]

@@ -19,6 +19,7 @@ from fusionx_jax.prepared import sets
 from fusionx_jax.report import figures, look, pictures, sections, sentences, survey_page
 from fusionx_jax.report.look import Picture
 from fusionx_jax.report.sections import Section
+from fusionx_jax.types import JsonObject
 
 _SPLITS = ("train", "val", "test")
 
@@ -81,7 +82,7 @@ def _read(workdir: str) -> _Run:
     saved = checkpoint.find(workdir)
     settings = _evaluation_settings(workdir)
     config = config_lib.from_json(settings.get("config", saved.config))
-    dataset = settings.get("dataset", saved.config["dataset"])
+    dataset: str = settings.get("dataset", saved.config["dataset"])
     contract = sets.open_for(config, dataset).contract
     results = rows.read(files.join(workdir, rows.FILE_NAME))
     differences = rows.read_table(files.join(workdir, DIFFERENCES_FILE), Difference)
@@ -91,7 +92,7 @@ def _read(workdir: str) -> _Run:
     )  # fmt: skip
 
 
-def _evaluation_settings(workdir: str) -> dict:
+def _evaluation_settings(workdir: str) -> JsonObject:
     """Config and data set of the last evaluation; empty without one."""
     path = files.join(workdir, SETTINGS_FILE)
     if not files.exists(path):

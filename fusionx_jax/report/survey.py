@@ -7,7 +7,6 @@ co-occurrence and histograms are sums, and duplicates are found by 64-bit hashes
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from fusionx_jax import files, modalities, progress
 from fusionx_jax.contract import Contract
 from fusionx_jax.prepared import order, store
 from fusionx_jax.report.survey_page import BIN, Survey
+from fusionx_jax.types import JsonObject, Untyped
 
 _BINS = 65536 // BIN
 _CHUNK = 64  # tiles read at once
@@ -133,7 +133,7 @@ def _warnings(totals: Totals, splits: Sequence[str], share: float) -> list[str]:
     ]
 
 
-def _hash(*parts: Any) -> int:
+def _hash(*parts: Untyped) -> int:
     """A 64-bit hash of bytes or arrays."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
@@ -223,7 +223,7 @@ def _class_warnings(contract: Contract) -> list[str]:
     return out
 
 
-def _sheet(prepared: store.PreparedSet, splits: Sequence[str], shown: int) -> list[dict[str, Any]]:
+def _sheet(prepared: store.PreparedSet, splits: Sequence[str], shown: int) -> list[JsonObject]:
     """Tiles spread over the first split, drawn in every composite, with their labels in words."""
     contract = prepared.contract
     split = splits[0]

@@ -3,12 +3,12 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from fusionx_jax.contract import Contract
 from fusionx_jax.report import look
+from fusionx_jax.types import JsonObject
 
 BIN = 32  # wire codes in one histogram bin
 _SPLIT_COLORS = ("#0072B2", "#E69F00", "#009E73")
@@ -32,7 +32,7 @@ class Survey:
     together: dict[str, np.ndarray]
     histograms: dict[str, np.ndarray]
     places: np.ndarray
-    sheet: list[dict[str, Any]]
+    sheet: list[JsonObject]
     warnings: list[str]
 
 
@@ -54,8 +54,7 @@ def write(surveys: Sequence[Survey], out: str) -> str:
     )
 
 
-# Any: values of the template
-def _section(survey: Survey, directory: str, suffix: str) -> dict[str, Any]:
+def _section(survey: Survey, directory: str, suffix: str) -> JsonObject:
     """What the template shows of one set."""
     c = survey.contract
     return {

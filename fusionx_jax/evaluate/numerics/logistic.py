@@ -13,13 +13,13 @@ another above. Matrix products are float32 on every backend; the default on TPU 
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg  # noqa: F401 (JAX calls its LAPACK, which threadpool_limits sees only once it is loaded)
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 from threadpoolctl import threadpool_limits
 
 from fusionx_jax import progress
@@ -419,7 +419,7 @@ def _solve(
         error = (probability - y[:, None, :]) * weight[:, :, None]
         return (error.reshape(n, -1).T @ z).reshape(fits, classes, rank) + regularization * w, error.sum(0)
 
-    def body(carry: Any) -> Any:  # a tuple of arrays
+    def body(carry: PyTree) -> PyTree:  # a tuple of arrays
         w, b, vw, vb, t, i, _ = carry
         gw, gb = gradient(vw, vb)
         new_w, new_b = vw - step_w * gw, vb - step_b * gb
