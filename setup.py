@@ -33,6 +33,8 @@ EXTRAS = {
     # rasterio reads GeoTIFF by window, 1.4 has wheels for numpy 2; h5py reads So2Sat; pyarrow the metadata of
     # BigEarthNet v2, lmdb and safetensors its LMDB form (uint16 tensors since safetensors 0.5).
     "geo": ["rasterio>=1.4", "h5py>=3.11", "pyarrow>=15", "lmdb>=1.5", "safetensors>=0.5"],
+    "gcs": ["gcsfs>=2024.6"],  # workdirs and prepared sets at gs://, as fsspec
+    "s3": ["s3fs>=2024.6"],  # prepared sets at s3://
     "beam": ["apache-beam>=2.70"],  # first with protobuf 6, which TensorFlow 2.21 accepts
     "tpu": ["jax[tpu]>=0.10.1"],
     "cuda": ["jax[cuda13]>=0.10.1"],
@@ -47,6 +49,8 @@ EXTRAS = {
         "import-linter>=2.1",
         "mypy>=1.18",  # PEP 695 generics in the stubs of numpy 2.4
         "types-PyYAML>=6.0",
+        "gcsfs>=2024.6",
+        "gcp-storage-emulator>=2022.6",  # a run in a workdir at gs://, in the slow tests
         "kubernetes-validate>=1.33",  # the schema of the job inside a JobSet
     ],
 }

@@ -21,7 +21,6 @@ from fusionx_jax.errors import InputError, RunError, is_out_of_memory
 from fusionx_jax.types import Json, JsonObject, Untyped
 
 FOLDER = "checkpoints"
-SCHEMES = ("gs", "s3")  # addresses that Orbax's paths (etils.epath) and arrays (TensorStore) can both write
 Result = TypeVar("Result")
 
 
@@ -125,12 +124,15 @@ def _is_full_disk(error: BaseException | None) -> bool:
 
 
 def check_address(workdir: str) -> None:
-    """Refuses an address of a kind to which checkpoints cannot be written. Local paths pass."""
-    scheme = workdir.partition("://")[0]
-    if files.is_address(workdir) and scheme not in SCHEMES:
+    """Checks that Orbax can write arrays to the workdir: it passes gs:// to TensorStore, all else counts as local.
+
+    Raises:
+      InputError: the workdir is another address.
+    """
+    if files.is_address(workdir) and not workdir.startswith("gs://"):
         raise InputError(
-            f"Checkpoints cannot be written to {workdir}: Orbax writes to local paths, "
-            f"{' and '.join(f'{s}://' for s in SCHEMES)}; give such a --workdir."
+            f"Checkpoints cannot be written to {workdir}: Orbax writes them to local paths and gs:// only; give such a "
+            "--workdir, or mount the bucket and give the mounted path."
         )
 
 

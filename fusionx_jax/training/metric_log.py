@@ -87,12 +87,15 @@ def _drop_rows_after(path: str, step: int) -> list[str] | None:
 
 def _tensorboard(workdir: str) -> "metric_writers.SummaryWriter | None":
     """A TensorBoard writer where TensorFlow is installed and can write to the workdir."""
-    if files.is_address(workdir) and not workdir.startswith("gs://"):
-        progress.logger.info("TensorFlow writes to local paths and gs:// only: no TensorBoard events in %s.", workdir)
-        return None
     try:
+        import tensorflow as tf
         from clu import metric_writers
     except ImportError:
         progress.logger.info("TensorFlow is not installed: metrics are written to %s only.", FILE_NAME)
         return None
-    return metric_writers.SummaryWriter(files.join(workdir, "tensorboard"))
+    try:
+        return metric_writers.SummaryWriter(files.join(workdir, "tensorboard"))
+    except tf.errors.OpError as error:
+        line = str(error.message).splitlines()[0].rpartition("}} ")[2]
+        progress.logger.warning("TensorFlow cannot write to %s: metrics are in %s only (%s).", workdir, FILE_NAME, line)
+        return None
