@@ -61,7 +61,7 @@ class _Alarm:
         assert client is not None  # `start` has joined the job
         self._client = client
         self._index, self._count = jax.process_index(), jax.process_count()
-        self._exiting = threading.Lock()  # never released: the process exits once
+        self._exiting = threading.Lock()  # never released: the thread that has it ends the process
         self._stopped = threading.Event()
         threading.Thread(target=self._watch, name="errors of other processes", daemon=True).start()
 
@@ -71,6 +71,7 @@ class _Alarm:
 
     def report(self, error: BaseException) -> NoReturn:
         """Reports an error of this process to all, prints it, and exits."""
+        self._exiting.acquire()  # an error that follows from another process's is not printed
         reported = failure(error)
         if reported is None and isinstance(error, KeyboardInterrupt):
             reported = Failure(130, "The process was interrupted.")
@@ -91,11 +92,11 @@ class _Alarm:
                 key, content = min(errors)
                 status, message = json.loads(content)
                 index = key.rsplit("/", 1)[-1]
+                self._exiting.acquire()
                 self._exit(Failure(status, f"Process {index} of {self._count} failed: {message}"))
 
     def _exit(self, reported: Failure) -> NoReturn:
         """Prints the message and exits once all processes have the error: the first one serves the store."""
-        self._exiting.acquire()
         print(f"error: {reported.message}", file=sys.stderr, flush=True)
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # a process that ended before is not waited for
             self._client.wait_at_barrier("fusionx/exit", int(1000 * _MEET_S))

@@ -174,6 +174,24 @@ def test_an_error_of_one_process_ends_all_with_its_message_in_ten_seconds(simula
     assert "Traceback" not in errors[0], errors[0]
 
 
+ANOTHER_DISK = """
+import sys
+from fusionx_jax import __main__
+sys.argv = [a + "_not_shared" if a.startswith("--workdir=") else a for a in sys.argv]
+sys.exit(__main__.main())
+"""
+
+
+@pytest.mark.slow
+def test_a_workdir_that_a_process_does_not_see_ends_all_before_training(simulated, tmp_path):
+    errors = finish(start(tmp_path / "w", simulated, 2, last=(ANOTHER_DISK,)), 2)
+    for printed in errors:
+        assert f"Process 1 does not see the workdir {tmp_path / 'w_not_shared'}" in printed
+        assert "Traceback" not in printed, printed
+    assert not (tmp_path / "w" / "metrics.csv").exists()
+    assert not (tmp_path / "w_not_shared").exists()
+
+
 def test_flags_that_make_no_job_are_refused(tmp_path):
     base = ("fusionx_jax", "pretrain", "--config=configs/demo.py", f"--workdir={tmp_path / 'w'}")
     assert_clear(run_cli(*base, "--process_id=0"), 2, "--process_id given without --distributed")
