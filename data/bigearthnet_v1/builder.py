@@ -50,26 +50,17 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
     s2_names = [n for n in archive.children(s2_root) if n not in excluded]
     known = {row[0]: row[1] for rows in (listed or {}).values() for row in rows if len(row) > 1}
     pairs, unusable = _pairs(archive, s1_root, s2_names, known)
-    use = {row[0] for rows in listed.values() for row in rows} if listed else None
-    found: dict[str, Patch] = {}
-    classes = clc.CLASSES_19 if args.classes == "19" else clc.CLASSES_43
-    unlabeled = 0
-    for name in tqdm(s2_names, desc="reading labels", unit="patch", disable=not sys.stderr.isatty()):
-        if name not in pairs or (use is not None and name not in use):
-            continue
-        labels = _labels(archive, f"{s2_root}/{name}/{name}_labels_metadata.json")
-        if isinstance(labels, LeftOut):
-            unusable.append(labels)
-            continue
-        numbers = clc.to_19(labels) if args.classes == "19" else tuple(clc.CLASSES_43.index(n) for n in labels)
-        if not numbers:
-            unlabeled += 1
-            continue
-        group = "_".join(name.split("_")[:-2])
-        found[name] = Patch(name, (s2_root, s1_root, pairs[name]), numbers, group)
+    listed_names = {row[0] for rows in (listed or {}).values() for row in rows}
+    names = [n for n in s2_names if n in pairs and (listed is None or n in listed_names)]
+    labels, unlabeled, damaged = _read_labels(archive, s2_root, names, args.classes)
+    unusable += damaged
+    found = {
+        name: Patch(name, (s2_root, s1_root, pairs[name]), numbers, "_".join(name.split("_")[:-2]))
+        for name, numbers in labels.items()
+    }
     if listed:
-        names = {s: [row[0] for row in rows] for s, rows in listed.items()}
-        by_split, missing = patches.by_lists(names, found, set(s2_names), s2_root)
+        lists = {s: [row[0] for row in rows] for s, rows in listed.items()}
+        by_split, missing = patches.by_lists(lists, found, set(s2_names), s2_root)
         unusable += missing
         origin = "official lists"
     else:
@@ -87,7 +78,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         modalities={"s1": S1, "s2": S2},
         gsd_m=10.0,
         tile_size=SIZE,
-        tasks={"multi": Task("label_multi", "multi", classes)},
+        tasks={"multi": Task("label_multi", "multi", clc.CLASSES_19 if args.classes == "19" else clc.CLASSES_43)},
         split_origin=origin,
         license=LICENSE,
         citation="BigEarthNet-MM, Sumbul et al., IEEE GRSM 2021. Contains modified Copernicus Sentinel data.",
@@ -136,6 +127,25 @@ def _pairs(
         elif not known or s2 in known:
             unusable.append(LeftOut(s2, "unpaired", f"{s2} has no Sentinel-1 patch"))
     return out, unusable
+
+
+def _read_labels(
+    archive: Archive, s2_root: str, names: Sequence[str], classes: str
+) -> tuple[dict[str, tuple[int, ...]], int, list[LeftOut]]:
+    """Class numbers by patch, how many patches have none of the classes, and the patches with damaged labels."""
+    numbers: dict[str, tuple[int, ...]] = {}
+    unlabeled, damaged = 0, []
+    for name in tqdm(names, desc="reading labels", unit="patch", disable=not sys.stderr.isatty()):
+        labels = _labels(archive, f"{s2_root}/{name}/{name}_labels_metadata.json")
+        if isinstance(labels, LeftOut):
+            damaged.append(labels)
+            continue
+        found = clc.to_19(labels) if classes == "19" else tuple(clc.CLASSES_43.index(n) for n in labels)
+        if found:
+            numbers[name] = found
+        else:
+            unlabeled += 1
+    return numbers, unlabeled, damaged
 
 
 def _labels(archive: Archive, path: str) -> list[str] | LeftOut:

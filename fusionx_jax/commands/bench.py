@@ -5,14 +5,26 @@ import dataclasses
 import json
 
 from fusionx_jax.errors import InputError
-from fusionx_jax.types import Json, JsonObject
+from fusionx_jax.types import Json, JsonObject, Untyped
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fusionx bench", description="Speed as ratios against named alternatives, measured in one run."
     )
-    benches = parser.add_subparsers(dest="bench", required=True, metavar="WHAT")
+    _add_benches(parser.add_subparsers(dest="bench", required=True, metavar="WHAT"))
+    args, overrides = parser.parse_known_args(argv)
+    args.overrides = overrides
+    if args.overrides and (args.bench != "train" or not all(o.startswith("--config.") for o in args.overrides)):
+        parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
+    if args.bench == "train":
+        args.config = args.config or ["configs/speed.py:demo", "configs/speed.py:small"]
+    values = args.run(args)
+    print(json.dumps(values) if args.json else _table(values))
+    return 0
+
+
+def _add_benches(benches: Untyped) -> None:  # argparse does not name its type
     pipeline = benches.add_parser("input", help="the input pipeline against TFRecord + shuffle and a memmap gather")
     pipeline.add_argument(
         "--tiles", type=int, default=1536, help="pairs in the set (default 1536: 0.6 GB, three forms)"
@@ -59,15 +71,6 @@ def main(argv: list[str]) -> int:
     train.add_argument("--profile", metavar="DIR", default="", help="write a trace and a table by operation there")
     train.add_argument("--json", action="store_true", help="print one JSON object")
     train.set_defaults(run=_train)
-    args, overrides = parser.parse_known_args(argv)
-    args.overrides = overrides
-    if args.overrides and (args.bench != "train" or not all(o.startswith("--config.") for o in args.overrides)):
-        parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
-    if args.bench == "train":
-        args.config = args.config or ["configs/speed.py:demo", "configs/speed.py:small"]
-    values = args.run(args)
-    print(json.dumps(values) if args.json else _table(values))
-    return 0
 
 
 def _input(args: argparse.Namespace) -> JsonObject:

@@ -82,7 +82,7 @@ def _read(workdir: str) -> _Run:
     saved = checkpoint.find(workdir)
     settings = _evaluation_settings(workdir)
     config = config_lib.from_json(settings.get("config", saved.config))
-    dataset: str = settings.get("dataset", saved.config["dataset"])
+    dataset = str(settings.get("dataset") or saved.config["dataset"])
     contract = sets.open_for(config, dataset).contract
     results = rows.read(files.join(workdir, rows.FILE_NAME))
     differences = rows.read_table(files.join(workdir, DIFFERENCES_FILE), Difference)
