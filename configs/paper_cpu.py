@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from configs import demo
 
 # Peak learning rate per 256 pairs, by method: the best of those tried, or one within 0.3 points of it on average.
-# experiments/results/tuning.csv has 6e-3 to 24e-3 of every method, 48e-3 of those whose best was 24e-3 and 3e-3 of those
-# whose best was 6e-3; TUNING tries all rates with all methods. The README there lists further tuning of FusionX-Net.
+# experiments/results/tuning.csv has 6e-3 to 24e-3 for every method, 48e-3 where 24e-3 was the best, and 3e-3 where 6e-3
+# was; TUNING tries all rates with all methods. The README there lists further tuning of FusionX-Net.
 RATES = (3e-3, 6e-3, 12e-3, 24e-3, 48e-3)
 LEARNING_RATES = {
     "fusionx": 12e-3,
