@@ -7,7 +7,6 @@ multiplied by the number of cells. The linear probe does not read the validation
 
 import dataclasses
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from fusionx_jax import progress
+from fusionx_jax.bench import process
 from fusionx_jax.errors import InputError
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -74,7 +74,7 @@ def run(sizes: Sizes) -> dict[str, object]:
     return {
         "sweep_s": sweep_s + cells * bootstrap_s,
         "bootstrap_s_per_cell": bootstrap_s,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # Linux counts in KiB
+        "peak_memory_bytes": process.memory("VmHWM"),
         "cells": cells,
         "parts_s": clock.parts,
         "sizes": dataclasses.asdict(sizes),

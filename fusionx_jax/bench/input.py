@@ -11,6 +11,7 @@ import numpy as np
 
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import modalities, progress
+from fusionx_jax.bench import process
 from fusionx_jax.bench.rates import Turn, rates
 from fusionx_jax.errors import InputError, RunError
 from fusionx_jax.prepared import order, pipeline, store
@@ -148,7 +149,7 @@ class Contestants:
     def memory_growth(self) -> int:
         """Bytes by which the process grows from the second quarter of a turn of our pipeline to the last."""
         memory: list[int] = []
-        self._drain(self._our_batches(), after_batch=lambda: memory.append(_process_bytes()))
+        self._drain(self._our_batches(), after_batch=lambda: memory.append(process.memory("RssAnon")))
         quarter = len(memory) // 4
         return int(np.median(memory[-quarter:]) - np.median(memory[quarter : 2 * quarter]))
 
@@ -171,15 +172,6 @@ class Contestants:
             count += self._batch_size
             after_batch()
         return count
-
-
-def _process_bytes() -> int:
-    """Anonymous memory of this process in bytes; 0 where the system does not state it."""
-    try:
-        with open("/proc/self/status", encoding="ascii") as f:
-            return next((int(line.split()[1]) * 1024 for line in f if line.startswith("RssAnon:")), 0)
-    except OSError:
-        return 0
 
 
 def _memmaps(prepared: store.PreparedSet, folder: str, count: int) -> dict[str, np.ndarray]:

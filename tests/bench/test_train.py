@@ -90,7 +90,7 @@ def test_parts_and_directions_are_read_from_traced_names():
 
 
 @pytest.mark.parametrize(
-    ("told", "name"),
+    ("kind", "name"),
     [
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("TPU v5 lite", "v5e"),
@@ -99,7 +99,7 @@ def test_parts_and_directions_are_read_from_traced_names():
         ("cpu", None),
     ],
 )
-def test_devices_are_known_by_what_they_call_themselves(kind, name):
+def test_devices_are_known_by_their_kind(kind, name):
     assert chips.find(kind) == (chips.CHIPS[name] if name else None)
 
 
