@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data import raster
 from data.archive import Archive
+from data.raster import squares
 from data.source import SPLITS, BadTile, Description, LeftOut, evenly, fingerprint, scene_labels
 from fusionx_jax import modalities
 from fusionx_jax.contract import IGNORE_LABEL, Task
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser, raw: str) -> None:
         "--max_failures", type=float, default=0.01, help="share of patches that may be unusable (default 0.01)"
     )
     parser.add_argument(
-        "--resampling", choices=raster.RESAMPLINGS, default="bilinear",
+        "--resampling", choices=squares.RESAMPLINGS, default="bilinear",
         help="resampling of 20 m and 60 m bands to 10 m (default bilinear)",
     )  # fmt: skip
     parser.add_argument(
@@ -107,7 +107,7 @@ class PatchSource:
                 if name in out:
                     out[name] = out[name][row : row + size, column : column + size]
         for name in self.description.modalities:
-            raster.require_data(out[name], f"{patch.id} ({name})", self.options.most_missing)
+            squares.require_data(out[name], f"{patch.id} ({name})", self.options.most_missing)
         kinds = {t.kind: t for t in self.description.tasks.values()}
         if PIXELS in out:
             if not (out[PIXELS] != IGNORE_LABEL).any():
@@ -196,9 +196,9 @@ def make(
 
 def sentinel1(
     archive: Archive, files: Sequence[str], size: int, chosen: Options, indexes: Sequence[int] | None = None
-) -> raster.Bands:
+) -> squares.Bands:
     """Sentinel-1 backscatter in dB, as the data set delivers it: single-band files, or the bands `indexes` of one."""
-    return raster.read_bands([archive.file(f) for f in files], size, chosen.resampling, indexes=indexes)
+    return squares.read_bands([archive.file(f) for f in files], size, chosen.resampling, indexes=indexes)
 
 
 def sentinel2(
@@ -208,10 +208,10 @@ def sentinel2(
     chosen: Options,
     nodata: float | None = None,
     indexes: Sequence[int] | None = None,
-) -> raster.Bands:
+) -> squares.Bands:
     """Sentinel-2 digital numbers as reflectance x 10^4, the offset applied; files as for `sentinel1`."""
     paths = [archive.file(f) for f in files]
-    bands = raster.read_bands(paths, size, chosen.resampling, nodata=nodata, indexes=indexes)
+    bands = squares.read_bands(paths, size, chosen.resampling, nodata=nodata, indexes=indexes)
     return bands._replace(values=bands.values + chosen.s2_offset)
 
 

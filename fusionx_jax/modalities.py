@@ -55,6 +55,7 @@ class Modality:
       scale, offset: `physical = wire * scale + offset`.
       valid_range: what the wire can hold; physical values outside it are in another unit.
       composites: ways to draw it, the first being the usual one.
+      nodata_codes: numbers that mean no data in the product's own integer files.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Modality:
     offset: float
     valid_range: tuple[float, float]
     composites: tuple[Composite, ...] = ()
+    nodata_codes: tuple[int, ...] = ()
 
     @property
     def band_names(self) -> tuple[str, ...]:
@@ -127,7 +129,10 @@ def _sentinel1(level: str) -> Modality:
 
 def _sentinel2(level: str, bands: tuple[Band, ...]) -> Modality:
     # The offset keeps the slightly negative reflectances that baseline 04.00 introduced; every integer is exact.
-    return Modality("s2", bands, "reflectance_1e4", level, 1.0, -1000.0, (-1000.0, 64534.0), _OPTICAL_COMPOSITES)
+    # 0 (no data) and 65535 (saturated): special values of the Products Specification Document.
+    return Modality(
+        "s2", bands, "reflectance_1e4", level, 1.0, -1000.0, (-1000.0, 64534.0), _OPTICAL_COMPOSITES, (0, NODATA)
+    )
 
 
 SENTINEL1_GRD = _sentinel1("GRD")

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
 
-from data import clc, patches, raster
+from data import clc, patches
 from data.archive import Archive
 from data.patches import Options, Patch
+from data.raster import squares
 from data.source import SPLITS, LeftOut
 from fusionx_jax import modalities
 from fusionx_jax.contract import Task
@@ -165,5 +166,5 @@ def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     s2_folder, s1_folder, s1_name = patch.where
     s2 = patches.sentinel2(archive, patches.band_files(f"{s2_folder}/{patch.id}", patch.id, S2), SIZE, chosen, nodata=0)
     s1 = patches.sentinel1(archive, patches.band_files(f"{s1_folder}/{s1_name}", s1_name, S1), SIZE, chosen)
-    raster.require_one_place(s1, s2, f"{patch.id} and its Sentinel-1 patch {s1_name}")
+    squares.require_one_place(s1, s2, f"{patch.id} and its Sentinel-1 patch {s1_name}")
     return {"s1": s1.values, "s2": s2.values, "location": s2.location}

@@ -10,11 +10,12 @@ import os
 
 import numpy as np
 
-from data import clc, patches, raster
+from data import clc, patches
 from data.archive import Archive
 from data.bigearthnet_v1 import builder as v1
 from data.bigearthnet_v2.database import FILE, Database, resize
 from data.patches import Options, Patch
+from data.raster import squares
 from data.source import BadTile, LeftOut
 from fusionx_jax.contract import IGNORE_LABEL, Task
 from fusionx_jax.errors import InputError
@@ -135,7 +136,7 @@ def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     s2_folder, s1_folder, s1_name, map_folder = patch.where
     out = v1.read_patch(archive, patch._replace(where=(s2_folder, s1_folder, s1_name)), chosen)
     if map_folder:
-        codes = raster.read_bands(
+        codes = squares.read_bands(
             [archive.file(f"{map_folder}/{patch.id}/{patch.id}_reference_map.tif")], v1.SIZE, "nearest"
         ).values[..., 0]
         out[patches.PIXELS] = _class_numbers(codes)

@@ -10,7 +10,7 @@ import re
 from data import igbp, patches
 from data.archive import Archive
 from data.patches import Options, Patch
-from data.raster import read_bands
+from data.raster.squares import read_bands
 from data.source import BadTile, LeftOut
 from fusionx_jax import modalities
 from fusionx_jax.errors import InputError

@@ -7,9 +7,10 @@ the optical files B8A comes last, after B12 (phelber/EuroSAT issue 7).
 import argparse
 import os
 
-from data import patches, raster
+from data import patches
 from data.archive import Archive
 from data.patches import Options, Patch
+from data.raster import squares
 from data.source import LeftOut
 from fusionx_jax import modalities
 from fusionx_jax.contract import Task
@@ -115,7 +116,7 @@ def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     s2 = patches.sentinel2(archive, [path], SIZE, chosen, indexes=_INDEXES)
     out = {"s2": s2.values, "location": s2.location}
     if radar:
-        s1 = raster.read_bands([radar], SIZE, chosen.resampling, indexes=(1, 2))
-        raster.require_one_place(s1, s2, f"{radar} and {path}")
+        s1 = squares.read_bands([radar], SIZE, chosen.resampling, indexes=(1, 2))
+        squares.require_one_place(s1, s2, f"{radar} and {path}")
         out["s1"] = s1.values
     return out

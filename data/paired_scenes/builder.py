@@ -1,17 +1,22 @@
-"""Co-registered scenes, one file per modality and scene, cut into tiles without neighbors across splits.
+"""Scenes of several sensors, brought to one grid and cut into tiles without neighbors across splits.
 
 A small YAML describes the files (see terramesh.yaml and sen1floods11.yaml beside this file):
 
     name: my_area                     # of the prepared set
+    grid: s2                          # optional: the pixel grid of the tiles; by default that with the finest pixels
     modalities:
       s1: {sensor: sentinel1_rtc, file: "{scene}/S1.tif", unit: dB}       # or unit: linear, converted
-      s2: {sensor: sentinel2_l2a, file: "{scene}/S2.tif", unit: reflectance_1e4, nodata: 0, add: -1000}
-      dem: {sensor: custom, file: "{scene}/dem.npy", unit: m, level: DEM, bands: [height], scale: 0.1, offset: -500}
+      s2: {sensor: sentinel2_l2a, file: "{scene}/S2.tif", unit: reflectance_1e4, nodata: [0, 65535], add: -1000}
+      dem: {sensor: custom, file: "{scene}/dem.npy", unit: m, level: DEM, bands: [height], scale: 0.1, offset: -500,
+            grid_of: s2}              # a file without a coordinate system
     labels: {file: "{scene}/labels.tif", classes: {1: water, 2: land}}    # optional; other values are unlabeled
     split: {by: block, block: 3, seed: 0}                                 # or by: scene, or train: [...], test: [...]
 
-`{scene}` stands for the scene's name. Bands are matched by name (from `bands:` in file order, or from the GeoTIFF's
-band descriptions) and brought into the sensor's order. Splitting by block leaves out the tiles that touch another
+`{scene}` stands for the scene's name, `*` for any letters. `bands: {B02: "{scene}/*_B02.tif", …}` names a file for each
+band instead of `file:`. Bands are matched by name (from `bands:` in file order, or from the file's band descriptions)
+and brought into the sensor's order. `unit = number * scale`, and `add` is added in the sensor's unit. Files on other
+grids are resampled to that of the scene: `resampling` is bilinear, cubic or nearest; finer pixels are averaged,
+backscatter as linear power; labels take the nearest pixel. Splitting by block leaves out the tiles that touch another
 split's: neighbors are never in different splits.
 """
 
@@ -21,9 +26,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from tqdm import tqdm
 
-from data.paired_scenes.scenes import find_scenes, open_scene, usable_tiles
+from data.paired_scenes.files import Paths, find_scenes
+from data.paired_scenes.scenes import check_scene, open_scene
 from data.paired_scenes.spec import Spec, read_spec
 from data.paired_scenes.splits import Tile, assign_splits
 from data.source import Description, LeftOut, evenly, fingerprint, scene_labels
@@ -55,10 +62,16 @@ def make_source(args: argparse.Namespace) -> "PairedScenes":
     spec = read_spec(args.spec or os.path.join(args.raw, "scenes.yaml"))
     if args.tile_size < 8:
         raise InputError(f"--tile_size is {args.tile_size}; tiles of at least 8 pixels are needed.")
-    scenes = find_scenes(spec, args.raw, args.skip_incomplete)
+    scenes = find_scenes(spec, os.path.abspath(args.raw), args.skip_incomplete)
     usable: list[Tile] = []
+    remarks: dict[str, list[str]] = {}
+    sizes: dict[str, float] = {}
     for scene in tqdm(scenes, desc="checking scenes", unit="scene", disable=not sys.stderr.isatty()):
-        usable += usable_tiles(spec, args.raw, scene, args.tile_size)
+        checked = check_scene(spec, scenes[scene], scene, args.tile_size)
+        usable += checked.tiles
+        sizes[scene] = checked.pixel_size_m
+        for remark in checked.remarks:
+            remarks.setdefault(remark, []).append(scene)
     if not usable:
         raise InputError(
             f"None of the {len(scenes)} scenes in {args.raw} gives a tile of {args.tile_size} pixels with data in "
@@ -70,7 +83,35 @@ def make_source(args: argparse.Namespace) -> "PairedScenes":
         usable = [usable[i] for i in evenly(len(usable), args.num_tiles)]
     by_split = assign_splits(spec.split, usable, args.tile_size)
     dropped = len(usable) - sum(len(t) for t in by_split.values())
-    return PairedScenes(spec, os.path.abspath(args.raw), args.tile_size, by_split, len(scenes), dropped)
+    return PairedScenes(
+        spec, os.path.abspath(args.raw), args.tile_size, by_split, scenes, dropped, _one_size(spec, sizes),
+        _notes(remarks, len(scenes)),
+    )  # fmt: skip
+
+
+def _one_size(spec: Spec, sizes: Mapping[str, float]) -> float:
+    """The pixel size of all scenes, in meters.
+
+    Raises:
+      InputError: scenes differ by more than a tenth.
+    """
+    smallest, largest = min(sizes, key=lambda s: sizes[s]), max(sizes, key=lambda s: sizes[s])
+    if sizes[largest] > 1.1 * sizes[smallest]:
+        raise InputError(
+            f"Scene {smallest} has pixels of {sizes[smallest]:.3g} m and scene {largest} of {sizes[largest]:.3g} m "
+            f"(from {spec.path}); the scenes of a set need one pixel size."
+        )
+    return float(f"{np.median(list(sizes.values())):.3g}")
+
+
+def _notes(remarks: Mapping[str, Sequence[str]], num_scenes: int) -> tuple[str, ...]:
+    """Prints what was applied to the files of the scenes, and returns it for the contract."""
+    notes = []
+    for remark, names in remarks.items():
+        where = "all scenes" if len(names) == num_scenes else f"{len(names)} scene(s), first {names[0]}"
+        notes.append(f"{remark} ({where}).")
+        print(notes[-1], file=sys.stderr)
+    return tuple(notes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +122,16 @@ class PairedScenes:
     raw: str
     tile_size: int
     tiles: Mapping[str, tuple[Tile, ...]]
-    num_scenes: int
+    scenes: Mapping[str, Paths]
     dropped: int
+    gsd_m: float
+    notes: tuple[str, ...]
 
     def describe(self) -> Description:
         classes = self.spec.labels.classes if self.spec.labels else ()
         kinds = ("multi", "single", "pixel") if classes else ()
-        how = self.spec.split.get("by", "the spec's lists of scenes")
+        split = self.spec.split
+        how = "the spec's lists of scenes" if split.by == "list" else split.by
         why = "beside another split's" if how == "block" else "of scenes that no list names"
         guard = f"; {self.dropped} tiles {why} left out" if self.dropped else ""
         total = sum(len(t) for t in self.tiles.values())
@@ -95,20 +139,27 @@ class PairedScenes:
             name=self.spec.name,
             simulated=False,
             modalities={m: r.sensor for m, r in self.spec.rasters.items()},
-            gsd_m=self.spec.gsd_m,
+            gsd_m=self.gsd_m,
             tile_size=self.tile_size,
             tasks={kind: Task(f"label_{kind}", kind, classes) for kind in kinds},
-            split_origin=f"by {how}, seed {self.spec.split.get('seed', 0)}{guard}",
+            split_origin=f"by {how}, seed {split.seed}{guard}",
             license=self.spec.license,
             citation=self.spec.citation,
             source_version=(
-                f"{self.num_scenes} scenes of {os.path.basename(self.raw)} described by "
+                f"{len(self.scenes)} scenes of {os.path.basename(self.raw)} described by "
                 f"{os.path.basename(self.spec.path)}, {total} tiles of {self.tile_size} px, split by {how} "
-                f"({fingerprint(dataclasses.replace(self.spec, path=''), sorted(self.tiles.items()))})"
+                f"({fingerprint(dataclasses.replace(self.spec, path=''), sorted(self.tiles.items()), self._states())})"
             ),
+            notes=self.notes,
             has_location=True,
             has_group=True,
         )
+
+    def _states(self) -> list[tuple[str, int, int]]:
+        """Path, size and time of change of every file: changed pixels under the same name are another set."""
+        paths = sorted({path for paths in self.scenes.values() for path in paths.values()})
+        states = [os.stat(path) for path in paths]
+        return [(os.path.relpath(p, self.raw), s.st_size, s.st_mtime_ns) for p, s in zip(paths, states)]
 
     def splits(self) -> Mapping[str, int]:
         return {s: len(t) for s, t in self.tiles.items()}
@@ -122,7 +173,7 @@ class PairedScenes:
     def example(self, split: str, index: int) -> Example:
         tile = self.tiles[split][index]
         place = (tile.row, tile.column, self.tile_size)
-        with open_scene(self.spec, self.raw, tile.scene) as scene:
+        with open_scene(self.spec, self.scenes[tile.scene], tile.scene) as scene:
             out: Example = {"id": f"{tile.scene}_r{tile.row}_c{tile.column}", "group": tile.scene}
             out |= {m: scene.window(m, *place) for m in self.spec.rasters}
             if self.spec.labels:

@@ -1,284 +1,281 @@
-"""Finding scenes, opening their rasters, and converting windows to physical values and class numbers."""
+"""Open scenes: their files on one grid, read by window as physical values and class numbers."""
 
 import contextlib
-import glob
-import math
-import os
-import re
-import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from data.paired_scenes.spec import RasterSpec, Spec, band_name
+from data.paired_scenes.files import Paths
+from data.paired_scenes.spec import LabelSpec, RasterSpec, Spec
 from data.paired_scenes.splits import Tile
-from data.raster import center
+from data.raster import grid as grids
+from data.raster import names as band_names
+from data.raster.file import Grid, RasterFile
+from data.raster.squares import center
 from fusionx_jax.contract import IGNORE_LABEL, check_unit
 from fusionx_jax.errors import InputError
-from fusionx_jax.types import Untyped
 
-_LABELS = "labels"  # key of the label raster beside the modalities'
-
-
-def find_scenes(spec: Spec, raw: str, skip_incomplete: bool) -> list[str]:
-    """Scene names, sorted; each has a file for every modality and, if labels are described, a label file.
-
-    Raises:
-      InputError: no scene is found, or one lacks a file.
-    """
-    patterns = _patterns(spec)
-    found = {what: _scenes_of(raw, pattern) for what, pattern in patterns.items()}
-    every = sorted(set().union(*found.values()))
-    if not every:
-        raise InputError(
-            f"No scene in {raw} matches {', '.join(patterns.values())} (from {spec.path}); check --raw and "
-            "the patterns."
-        )
-    missing = {s: [patterns[w].replace("{scene}", s) for w in patterns if s not in found[w]] for s in every}
-    incomplete = {s: files for s, files in missing.items() if files}
-    if incomplete and not skip_incomplete:
-        scene, files = next(iter(incomplete.items()))
-        raise InputError(
-            f"{len(incomplete)} of {len(every)} scenes in {raw} lack a file; the first is {scene}, which has no "
-            f"{' and no '.join(files)}. Add it, or pass --skip_incomplete to leave such scenes out."
-        )
-    if incomplete:
-        print(f"Left out {len(incomplete)} incomplete scene(s): {', '.join(incomplete)}.", file=sys.stderr)
-    complete = [s for s in every if s not in incomplete]
-    if not complete:
-        raise InputError(f"No scene in {raw} has all of {', '.join(patterns.values())}.")
-    return complete
+_LEAST_OVERLAP = 0.1  # share of the scene's grid that each of its files must cover
+_DEFAULT_GSD_M = 10.0  # of files without a coordinate system
+_SAMPLING = 4  # every fourth row and column serve the check of units
 
 
-def _patterns(spec: Spec) -> dict[str, str]:
-    labels = {_LABELS: spec.labels.pattern} if spec.labels else {}
-    return {m: r.pattern for m, r in spec.rasters.items()} | labels
+class _Layer(NamedTuple):
+    """A file of a modality: which of its bands are which of the sensor's."""
 
-
-def _scenes_of(raw: str, pattern: str) -> set[str]:
-    """Names that stand for `{scene}` in the files below `raw` that match the pattern."""
-    before, after = pattern.split("{scene}", 1)
-    # A later {scene} must repeat the first.
-    after = re.escape(after).replace(re.escape("{scene}"), "(?P=scene)")
-    expression = re.compile(f"{re.escape(before)}(?P<scene>[^/]+){after}")
-    paths = glob.glob(os.path.join(glob.escape(raw), pattern.replace("{scene}", "*")))
-    matches = (expression.fullmatch(os.path.relpath(p, raw).replace(os.sep, "/")) for p in paths)
-    return {m["scene"] for m in matches if m}
-
-
-class Raster:
-    """A GeoTIFF, PNG or NPY file, read by window as [h, w, bands]."""
-
-    def __init__(self, path: str):
-        self.path = path
-        self.descriptions: tuple[str | None, ...] = ()
-        self.nodata: float | None = None
-        self.crs: Untyped = None
-        self.transform: Untyped = None
-        self._array: np.ndarray | None = None
-        self._file: Untyped = None
-        if path.endswith(".npy"):
-            self._array = _load_npy(path)
-            self.height, self.width, self.count = self._array.shape
-            return
-        import rasterio
-
-        try:
-            with warnings.catch_warnings():  # PNG files have no georeference, and need none here
-                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-                self._file = rasterio.open(path)
-        except rasterio.errors.RasterioIOError as error:
-            raise InputError(f"{path} cannot be opened ({error}); it is truncated or not an image.") from error
-        self.height, self.width, self.count = self._file.height, self._file.width, self._file.count
-        self.descriptions = self._file.descriptions
-        self.nodata, self.crs, self.transform = self._file.nodata, self._file.crs, self._file.transform
-
-    def center(self, row: int, column: int, size: int) -> np.ndarray:
-        """Longitude and latitude of a tile's center (degrees, WGS 84); NaN for files without a coordinate system."""
-        if not self.crs:
-            return np.full(2, np.nan, np.float32)
-        return center(self.crs, *(self.transform * (column + size / 2, row + size / 2)))
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def read(self, row: int, column: int, size: int) -> np.ndarray:
-        """A square window as [size, size, bands] in the file's own type."""
-        if self._array is not None:
-            return np.array(self._array[row : row + size, column : column + size])
-        import rasterio
-        from rasterio.windows import Window
-
-        try:
-            return np.moveaxis(self._file.read(window=Window(column, row, size, size)), 0, -1)
-        except rasterio.errors.RasterioIOError as error:
-            raise InputError(
-                f"{self.path} cannot be read at row {row}, column {column} ({error}); it is truncated or damaged: "
-                "copy it again."
-            ) from error
-
-
-def _load_npy(path: str) -> np.ndarray:
-    """Maps an NPY file as [height, width, bands]."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as NPY ({error}); it is truncated or damaged.") from error
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3:
-        raise InputError(f"{path} has {array.ndim} axes; expected [height, width, bands].")
-    # Bands are few, sides are long: a short first axis means [bands, height, width].
-    return np.moveaxis(array, 0, -1) if array.shape[0] < min(array.shape[1:]) else array
-
-
-@contextlib.contextmanager
-def open_scene(spec: Spec, raw: str, scene: str) -> Iterator["Scene"]:
-    """Opens a scene's files and checks that they lie on one grid.
-
-    Raises:
-      InputError: a file cannot be opened, its bands do not match the spec, or it lies on another grid.
-    """
-    rasters: dict[str, Raster] = {}
-    try:
-        for what, pattern in _patterns(spec).items():
-            rasters[what] = Raster(os.path.join(raw, pattern.replace("{scene}", scene)))
-        _check_one_grid(scene, list(rasters.values()))
-        yield Scene(spec, scene, rasters)
-    finally:
-        for raster in rasters.values():
-            raster.close()
-
-
-def _check_one_grid(scene: str, rasters: Sequence[Raster]) -> None:
-    first = rasters[0]
-    for r in rasters:
-        if (r.height, r.width) != (first.height, first.width):
-            raise InputError(
-                f"The files of scene {scene} differ in size: {first.path} has {first.height} x {first.width} pixels, "
-                f"{r.path} has {r.height} x {r.width}; bring them to one grid."
-            )
-        if r.crs and first.crs and (r.crs != first.crs or not r.transform.almost_equals(first.transform, 1e-4)):
-            raise InputError(
-                f"The files of scene {scene} lie on different grids: {first.path} and {r.path} differ in coordinate "
-                "system or origin; reproject them to one grid."
-            )
+    file: RasterFile
+    indexes: list[int]  # in the file
+    bands: list[int]  # in the sensor
 
 
 class Scene:
-    """An open scene: windows of its modalities in physical units and of its labels as class numbers."""
+    """An open scene on one grid.
 
-    def __init__(self, spec: Spec, name: str, rasters: Mapping[str, Raster]):
-        self.name, self.rasters = name, rasters
-        first = next(iter(rasters.values()))
-        self.height, self.width = first.height, first.width
-        self._spec = spec
-        self._positions = {m: band_positions(rasters[m], r) for m, r in spec.rasters.items()}
+    Attributes:
+      name: the scene's name.
+      height, width: of its grid, in pixels.
+      grid: None if no file has a coordinate system.
+      remarks: what is applied or resampled while reading.
+    """
+
+    def __init__(self, spec: Spec, name: str, layers: Mapping[str, Sequence[_Layer]], labels: RasterFile | None):
+        self.name = name
+        self._spec, self._layers, self._labels = spec, layers, labels
+        files = {f"modality {m}": layer.file for m, found in layers.items() for layer in found}
+        self._grids = _grids_of(spec, name, layers, labels)
+        first = next(iter(files.values()))
+        self.grid = _target(spec, self._grids, layers)
+        self.height: int = self.grid.height if self.grid else first.height
+        self.width: int = self.grid.width if self.grid else first.width
+        self.remarks = self._check_grids(labels)
 
     def window(self, modality: str, row: int, column: int, size: int) -> np.ndarray:
-        """Physical values [size, size, bands], NaN where the file has no data."""
-        raster = self.rasters[modality]
-        values = raster.read(row, column, size)[..., self._positions[modality]]
-        return physical(values, raster, self._spec.rasters[modality])
+        """Physical values [size, size, bands] in the sensor's bands and unit, NaN where there is no data."""
+        spec = self._spec.rasters[modality]
+        out = np.full((size, size, len(spec.sensor.bands)), np.nan)
+        for layer in self._layers[modality]:
+            out[..., layer.bands] = self._read(
+                layer.file, row, column, size, layer.indexes, spec.resampling, lambda x: physical(x, spec),
+                as_power=spec.sensor.unit == "dB",
+            )  # fmt: skip
+        return out
 
     def labels(self, row: int, column: int, size: int) -> np.ndarray:
         """Class numbers uint8 [size, size], 255 where the raster's value names no class."""
-        values = self.rasters[_LABELS].read(row, column, size)[..., 0]
-        out = np.full(values.shape, IGNORE_LABEL, np.uint8)
-        for number, value in enumerate(self._spec.labels.values if self._spec.labels else ()):
-            out[values == value] = number
-        return out
+        if self._labels is None or self._spec.labels is None:
+            return np.full((size, size), IGNORE_LABEL, np.uint8)
+        values = self._read(self._labels, row, column, size, [0], "nearest", lambda x: x)[..., 0]
+        return class_numbers(values, self._spec.labels)
 
     def center(self, row: int, column: int, size: int) -> np.ndarray:
-        """Longitude and latitude of a tile's center (degrees, WGS 84)."""
-        return next(iter(self.rasters.values())).center(row, column, size)
+        """Longitude and latitude of a tile's center (degrees, WGS 84); NaN without a coordinate system."""
+        if self.grid is None:
+            return np.full(2, np.nan, np.float32)
+        return center(self.grid.crs, *(self.grid.transform * (column + size / 2, row + size / 2)))
+
+    def _read(
+        self, file: RasterFile, row: int, column: int, size: int, indexes: list[int], resampling: str,
+        convert: Callable[[np.ndarray], np.ndarray], as_power: bool = False,
+    ) -> np.ndarray:  # fmt: skip
+        grid = self._grids[file.path]
+        if self.grid is None or grid is None or grids.is_same(grid, self.grid):
+            return convert(file.read(row, column, size, size, indexes))
+        return grids.read(file, grid, self.grid, row, column, size, indexes, resampling, convert, as_power)
+
+    def _check_grids(self, labels: RasterFile | None) -> list[str]:
+        """Remarks on files that are resampled.
+
+        Raises:
+          InputError: sizes differ without coordinate systems, or a file covers too little of the scene.
+        """
+        remarks = []
+        by_file = [(m, layer.file) for m, found in self._layers.items() for layer in found]
+        for what, file in [*by_file, *([("labels", labels)] if labels else [])]:
+            remarks += [f"{what}: {remark}" for remark in file.remarks]
+            grid = self._grids[file.path]
+            if grid is None or self.grid is None:
+                if (file.height, file.width) != (self.height, self.width):
+                    raise InputError(
+                        f"The files of scene {self.name} differ in size, and without coordinate systems they cannot be "
+                        f"brought to one grid: {file.path} has {file.height} x {file.width} pixels, expected "
+                        f"{self.height} x {self.width}."
+                    )
+                continue
+            if grids.is_same(grid, self.grid):
+                continue
+            share = grids.overlap(grid, self.grid)
+            if share < _LEAST_OVERLAP:
+                raise InputError(
+                    f"{file.path} covers {100 * share:.0f} % of the grid of scene {self.name} (at least "
+                    f"{100 * _LEAST_OVERLAP:.0f} % are needed); check that its files show one place."
+                )
+            how = "nearest" if what == "labels" else self._spec.rasters[what].resampling
+            power = " of linear power" if what != "labels" and self._spec.rasters[what].sensor.unit == "dB" else ""
+            remarks.append(
+                f"{what}: resampled ({how}{power}, the mean of finer pixels) from {grids.pixel_size_m(grid):.3g} m to "
+                f"the scene's grid of {grids.pixel_size_m(self.grid):.3g} m"
+            )
+        return remarks
 
 
-def band_positions(raster: Raster, spec: RasterSpec) -> list[int]:
-    """Index of each of the sensor's bands in the file, by name.
+@contextlib.contextmanager
+def open_scene(spec: Spec, paths: Paths, name: str) -> Iterator[Scene]:
+    """Opens the files of a scene.
+
+    Raises:
+      InputError: a file cannot be opened, its bands do not match the spec, or it does not lie with the others.
+    """
+    with contextlib.ExitStack() as stack:
+        layers: dict[str, list[_Layer]] = {}
+        for modality, raster in spec.rasters.items():
+            layers[modality] = []
+            for bands, pattern in raster.files:
+                count = len(bands) if bands else None
+                file = stack.enter_context(RasterFile(paths[pattern], raster.nodata, raster.sensor.nodata_codes, count))
+                if file.has_palette:
+                    raise InputError(f"{file.path} is a picture with a color table, not a measurement of {modality}.")
+                layers[modality].append(_Layer(file, *_match_bands(file, raster, bands)))
+        labels = None
+        if spec.labels:
+            labels = stack.enter_context(RasterFile(paths[spec.labels.pattern]))
+            if labels.count != 1:
+                raise InputError(
+                    f"{labels.path} has {labels.count} bands; labels are one band of class numbers. Convert a colored "
+                    "picture first."
+                )
+        yield Scene(spec, name, layers, labels)
+
+
+def _grids_of(
+    spec: Spec, scene: str, layers: Mapping[str, Sequence[_Layer]], labels: RasterFile | None
+) -> dict[str, Grid | None]:
+    """The grid of each file by its path; `grid_of` gives a file that has none that of a named modality.
+
+    Raises:
+      InputError: some files have a coordinate system and others neither have one nor `grid_of`.
+    """
+    out = {layer.file.path: layer.file.grid for found in layers.values() for layer in found}
+    borrowers = [(layer.file, spec.rasters[m].grid_of) for m, found in layers.items() for layer in found]
+    if labels is not None and spec.labels is not None:
+        out[labels.path] = labels.grid
+        borrowers.append((labels, spec.labels.grid_of))
+    placed = next((path for path, grid in out.items() if grid is not None), None)
+    for file, lender in borrowers:
+        if out[file.path] is not None or placed is None:
+            continue
+        if lender is None:
+            raise InputError(
+                f"{file.path} has no coordinate system, and {placed} of the same scene {scene} has one; if its pixels "
+                "have the grid of another modality, say so with `grid_of: MODALITY` in the spec; else georeference it."
+            )
+        grid = next((out[layer.file.path] for layer in layers[lender]), None)
+        if grid is None or (file.height, file.width) != (grid.height, grid.width):
+            size = "no coordinate system" if grid is None else f"{grid.height} x {grid.width} pixels"
+            raise InputError(
+                f"{file.path} has {file.height} x {file.width} pixels and `grid_of: {lender}`, but {lender} of scene "
+                f"{scene} has {size}."
+            )
+        out[file.path] = grid
+    return out
+
+
+def _target(spec: Spec, grids_of: Mapping[str, Grid | None], layers: Mapping[str, Sequence[_Layer]]) -> Grid | None:
+    """The grid of a scene: that of the modality that the spec names, or the first one with the finest pixels."""
+    chosen = layers[spec.grid] if spec.grid else [layer for found in layers.values() for layer in found]
+    candidates = [g for g in (grids_of[layer.file.path] for layer in chosen) if g is not None]
+    # Rounded: grids of one product in two coordinate systems differ by less than a thousandth.
+    return min(candidates, key=lambda g: float(f"{grids.pixel_size_m(g):.2g}"), default=None)
+
+
+def _match_bands(file: RasterFile, raster: RasterSpec, listed: tuple[str, ...] | None) -> tuple[list[int], list[int]]:
+    """Indexes in the file and in the sensor of the bands that both have.
+
+    Args:
+      listed: the bands that the spec lists for the file, in file order.
 
     Raises:
       InputError: names are unknown, contradict each other, or a band is missing.
     """
-    written = tuple(band_name(d) for d in raster.descriptions if d)
-    listed = spec.bands
-    if listed is not None and len(listed) != raster.count:
+    known = raster.sensor.band_names
+    named = [band_names.find(n, raster.all_bands) if n else None for n in file.names]
+    if listed is not None and len(listed) != file.count:
+        raise InputError(f"{file.path} has {file.count} bands, but the spec lists {len(listed)}: {', '.join(listed)}.")
+    if listed is not None and any(named) and named != list(listed):
+        described = ", ".join(n or "(none)" for n in file.names)
         raise InputError(
-            f"{raster.path} has {raster.count} band(s), but the spec lists {len(listed)}: {', '.join(listed)}."
+            f"{file.path} describes its bands as {described}, but the spec says {', '.join(listed)}; correct `bands:`, "
+            "or leave it out to use the file's names."
         )
-    named = len(written) == raster.count and set(written) & set(spec.sensor.band_names)
-    if listed is not None and named and written != listed:
+    if listed is None and not any(named):
+        described = f" ({', '.join(n for n in file.names if n)})" if any(file.names) else ""
         raise InputError(
-            f"{raster.path} describes its bands as {', '.join(written)}, but the spec says {', '.join(listed)}; "
-            "correct `bands:`, or leave it out to use the file's names."
+            f"{file.path} does not name its bands as {raster.sensor.name} does{described}; list them in file order "
+            f"under `bands:` in the spec ({', '.join(known)})."
         )
-    names = listed or (written if named else None)
-    if names is None:
-        raise InputError(
-            f"{raster.path} does not name its bands; list them in file order under `bands:` in the spec "
-            f"({spec.sensor.name} has {', '.join(spec.sensor.band_names)})."
-        )
-    missing = [b for b in spec.sensor.band_names if b not in names]
+    present = list(listed) if listed is not None else named
+    doubled = sorted({n for n in present if n and present.count(n) > 1})
+    if doubled:
+        raise InputError(f"{file.path} has two bands named {doubled[0]}; correct the file's band descriptions.")
+    wanted = [b for b in known if listed is None or b in listed]
+    missing = [b for b in wanted if b not in present]
     if missing:
         raise InputError(
-            f"{raster.path} lacks the band {', '.join(missing)} (it has {', '.join(names)}); list only the bands there "
-            "are under `bands:` in the spec, or give the file that has them."
+            f"{file.path} lacks the band {', '.join(missing)} (it has {', '.join(n or '(unnamed)' for n in present)}); "
+            "list only the bands there are under `bands:` in the spec, or give the file that has them."
         )
-    return [names.index(b) for b in spec.sensor.band_names]
+    return [present.index(b) for b in wanted], [known.index(b) for b in wanted]
 
 
-def physical(values: np.ndarray, raster: Raster, spec: RasterSpec) -> np.ndarray:
-    """File values [h, w, bands], in the sensor's band order, to the sensor's unit; NaN where there is no data.
-
-    Raises:
-      InputError: NaN pixels in a file that does not declare NaN as its no-data value.
-    """
-    nodata = spec.nodata if spec.nodata is not None else raster.nodata
-    pixels = values.astype(np.float64)
-    not_a_number = np.isnan(pixels).any(-1)
-    if not_a_number.any() and (nodata is None or not math.isnan(nodata)):
-        raise InputError(
-            f"{raster.path} has NaN pixels, but its no-data value is {nodata}; set `nodata: nan` for "
-            f"{spec.sensor.name} in the spec if they mean missing data, or repair the file."
-        )
-    empty = not_a_number
-    if nodata is not None and not math.isnan(nodata):
-        # Zero is also a dark pixel's value in one band; any other code means that the pixel has no data.
-        coded = pixels == nodata
-        empty = empty | (coded.all(-1) if nodata == 0 else coded.any(-1))
+def physical(values: np.ndarray, spec: RasterSpec) -> np.ndarray:
+    """Numbers of the files [h, w, bands] in the sensor's unit; power of zero or less becomes NaN."""
+    values = values * spec.scale
     if spec.unit == "linear":
         with np.errstate(divide="ignore", invalid="ignore"):
-            pixels = np.where(pixels > 0, 10 * np.log10(pixels), np.nan)
+            values = np.where(values > 0, 10 * np.log10(values), np.nan)
     elif spec.unit == "reflectance":
-        pixels = pixels * 1e4
-    pixels = pixels + spec.add
-    pixels[empty] = np.nan
-    return pixels
+        values = values * 1e4
+    return values + spec.add
 
 
-def usable_tiles(spec: Spec, raw: str, name: str, size: int) -> list[Tile]:
-    """Tiles of `size` pixels with data in every modality and, with labels, a labeled pixel.
+def class_numbers(values: np.ndarray, labels: LabelSpec) -> np.ndarray:
+    """Raster values [h, w] (NaN: no data) as class numbers uint8, 255 where a value names no class."""
+    out = np.full(values.shape, IGNORE_LABEL, np.uint8)
+    for number, value in enumerate(labels.values):
+        out[values == value] = number
+    return out
+
+
+class Checked(NamedTuple):
+    """Tiles of a scene with data in every modality and, with labels, a labeled pixel; its pixel size; remarks."""
+
+    tiles: list[Tile]
+    pixel_size_m: float
+    remarks: list[str]
+
+
+def check_scene(spec: Spec, paths: Paths, name: str, size: int) -> Checked:
+    """Reads every tile of `size` pixels.
 
     Raises:
       InputError: a file is damaged, in another unit, or does not match the others of its scene.
     """
     tiles = []
     samples: dict[str, list[np.ndarray]] = {m: [] for m in spec.rasters}
-    with open_scene(spec, raw, name) as scene:
+    with open_scene(spec, paths, name) as scene:
         for row in range(0, scene.height - size + 1, size):
             for column in range(0, scene.width - size + 1, size):
                 usable = True
                 for modality in spec.rasters:
                     values = scene.window(modality, row, column, size)
                     usable &= bool(np.isfinite(values).all(-1).any())
-                    samples[modality].append(values[::4, ::4].reshape(-1, values.shape[-1]))
+                    samples[modality].append(values[::_SAMPLING, ::_SAMPLING].reshape(-1, values.shape[-1]))
                 if spec.labels:
                     usable &= bool((scene.labels(row, column, size) != IGNORE_LABEL).any())
                 if usable:
                     tiles.append(Tile(name, row, column))
         for modality, r in spec.rasters.items():
             if samples[modality]:
-                check_unit(np.concatenate(samples[modality]), r.sensor, scene.rasters[modality].path)
-    return tiles
+                check_unit(np.concatenate(samples[modality]), r.sensor, paths[r.files[0][1]])
+        pixel_size = grids.pixel_size_m(scene.grid) if scene.grid else spec.gsd_m or _DEFAULT_GSD_M
+        return Checked(tiles, pixel_size, scene.remarks)

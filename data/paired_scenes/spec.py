@@ -1,18 +1,23 @@
 """The YAML that describes a folder of co-registered scenes, checked key by key."""
 
 import dataclasses
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
+from data import yaml_reader
+from data.raster.grid import RESAMPLINGS
 from data.source import SPLITS
+from data.yaml_reader import Node
 from fusionx_jax import modalities as modalities_lib
+from fusionx_jax.contract import IGNORE_LABEL
 from fusionx_jax.errors import InputError
 from fusionx_jax.modalities import Modality
-from fusionx_jax.types import Json, JsonObject, Untyped
 
-_KEYS = ("citation", "gsd_m", "labels", "license", "modalities", "name", "split")
 _UNITS = {"dB": ("dB", "linear"), "reflectance_1e4": ("reflectance_1e4", "reflectance")}
-_CUSTOM_KEYS = ("unit", "level", "bands", "scale", "offset")
+DEFAULT_FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
+
+_Files = tuple[tuple[tuple[str, ...] | None, str], ...]  # the bands of each file, and its pattern
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,182 +26,283 @@ class RasterSpec:
 
     Attributes:
       sensor: the modality that the files are converted to; its name is the key in the YAML.
-      pattern: path of a scene's file below the scenes' folder, with `{scene}` for the scene's name.
+      files: pattern of each file's path below the scenes' folder, with `{scene}` for the scene's name, and its band
+        names in file order; None if the files name them.
       unit: unit of the numbers in the files.
-      bands: band names in file order; None if the files name them.
-      nodata: value of pixels without data; None if the files declare it.
-      add: added to the value after its conversion to the sensor's unit.
+      all_bands: names of all bands of the sensor, of which `sensor` may have a part.
+      resampling: how values come to the scene's grid: "nearest", "bilinear" or "cubic".
+      grid_of: modality on whose pixel grid files without coordinate system lie.
+      nodata: values of pixels without data; empty if the files declare them.
+      scale, add: `unit = number * scale` before its conversion to the sensor's unit, to which `add` is added.
     """
 
     sensor: Modality
-    pattern: str
+    files: _Files
     unit: str
-    bands: tuple[str, ...] | None
-    nodata: float | None
+    all_bands: tuple[str, ...]
+    nodata: tuple[float, ...]
+    scale: float
     add: float
+    resampling: str
+    grid_of: str | None
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelSpec:
-    """Label rasters: where they are, and the class name of each raster value."""
+    """Label rasters: where they are, the class name of each raster value, and on whose grid they lie."""
 
     pattern: str
     values: tuple[int, ...]
     classes: tuple[str, ...]
+    grid_of: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSpec:
+    """How tiles are assigned to splits.
+
+    Attributes:
+      by: "scene", "block", or "list".
+      block: side of a block in tiles.
+      fractions: share of each split, by scene or by block.
+      scenes: names of the scenes of each split, with "list".
+    """
+
+    by: str = "scene"
+    block: int = 4
+    seed: int = 0
+    fractions: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(DEFAULT_FRACTIONS))
+    scenes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """The YAML, checked. `split` is the section as written; `labels` is None without labels."""
+    """The YAML, checked.
+
+    Attributes:
+      labels: None without labels.
+      grid: the modality whose pixel grid the scenes are brought to; None: that with the finest pixels.
+      gsd_m: pixel size of files without a coordinate system, in meters.
+    """
 
     path: str
     name: str
     rasters: Mapping[str, RasterSpec]
     labels: LabelSpec | None
-    split: Mapping[str, Json]
-    gsd_m: float
+    split: SplitSpec
+    grid: str | None
+    gsd_m: float | None
     license: str
     citation: str
+
+    def patterns(self) -> list[str]:
+        """The patterns of all files of a scene."""
+        labels = [self.labels.pattern] if self.labels else []
+        return list(dict.fromkeys([pattern for r in self.rasters.values() for _, pattern in r.files] + labels))
 
 
 def read_spec(path: str) -> Spec:
     """Reads and checks a YAML description.
 
     Raises:
-      InputError: the file is missing or not YAML, or a key is missing, unknown or wrong.
+      InputError: the file is missing or not YAML, or a key is missing, unknown or wrong; the message names the line.
     """
-    raw = _load(path)
-    name = str(raw.get("name", "paired_scenes"))
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise InputError(f"{path}: name is {name!r}; use lower-case letters, digits and underscores.")
-    return Spec(
-        path=path,
-        name=name,
-        rasters={m: _raster_spec(f"{path}: modality {m}", m, s) for m, s in raw["modalities"].items()},
-        labels=_label_spec(path, raw["labels"]) if raw.get("labels") else None,
-        split=_split_section(path, raw.get("split") or {"by": "scene"}),
-        gsd_m=_number(path, "`gsd_m`", raw.get("gsd_m", 10.0), float),
-        license=str(raw.get("license", "not stated")),
-        citation=str(raw.get("citation", "not stated")),
-    )
-
-
-def band_name(written: Untyped) -> str:
-    """A band's name as the product specification writes it: B1 becomes B01."""
-    text = str(written)
-    match = re.fullmatch(r"B(\d)", text)
-    return f"B0{match[1]}" if match else text
-
-
-def _load(path: str) -> JsonObject:
-    import yaml
-
     try:
-        with open(path, encoding="utf-8") as f:
-            raw = yaml.safe_load(f)
+        root = yaml_reader.read(path)
     except FileNotFoundError as error:
         raise InputError(
             f"There is no file {path}; describe the scenes there (example: data/paired_scenes/terramesh.yaml) or give "
             "--spec."
         ) from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(raw, dict) or not isinstance(raw.get("modalities"), dict) or not raw["modalities"]:
-        raise InputError(f"{path} must have a `modalities:` section that names a file for each modality.")
-    unknown = sorted(set(raw) - set(_KEYS))
-    if unknown:
-        raise InputError(f"{path} has the unknown key {unknown[0]!r}; the known keys are {', '.join(_KEYS)}.")
-    return raw
-
-
-def _number(where: str, what: str, value: Json, kind: type) -> Json:
-    try:
-        return kind(value)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: {what} is {value!r}; it must be a number.") from error
-
-
-def _label_spec(path: str, raw: Json) -> LabelSpec:
-    classes = raw.get("classes") if isinstance(raw, dict) else None
-    if not (isinstance(classes, dict) and classes and "{scene}" in str(raw.get("file", ""))):
-        raise InputError(
-            f"{path}: `labels:` needs `file:` with {{scene}} in it, and `classes:`, a mapping from raster value to "
-            "class name."
-        )
-    names = tuple(str(c) for c in classes.values())
-    if len(set(names)) < len(names):
-        raise InputError(f"{path}: two raster values have one class name among {', '.join(names)}; names must differ.")
-    return LabelSpec(
-        raw["file"], tuple(_number(path, "a raster value under `classes:`", v, int) for v in classes), names
+    keys = root.mapping(["modalities"], ["citation", "grid", "gsd_m", "labels", "license", "name", "split"])
+    name = keys["name"].text() if "name" in keys else "paired_scenes"
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        keys["name"].refuse(f"is {name!r}; use lower-case letters, digits and underscores.")
+    nodes = keys["modalities"].entries()
+    rasters = {m: _raster_spec(m, node, nodes) for m, node in nodes.items()}
+    if not rasters:
+        keys["modalities"].refuse("is empty; it must describe at least one modality.")
+    return Spec(
+        path=path,
+        name=name,
+        rasters=rasters,
+        labels=_label_spec(keys["labels"], rasters) if "labels" in keys else None,
+        split=_split_spec(keys["split"]) if "split" in keys else SplitSpec(),
+        grid=_modality_name(keys["grid"], rasters) if "grid" in keys else None,
+        gsd_m=_positive(keys["gsd_m"]) if "gsd_m" in keys else None,
+        license=keys["license"].text() if "license" in keys else "not stated",
+        citation=keys["citation"].text() if "citation" in keys else "not stated",
     )
 
 
-def _split_section(path: str, split: Untyped) -> Mapping[str, Json]:
-    fractions = split.get("fractions", {}) if isinstance(split, dict) else None
-    if not isinstance(fractions, dict) or set(fractions) - set(SPLITS) or (fractions and "train" not in fractions):
-        raise InputError(
-            f"{path}: `split:` is {split!r}; write e.g. {{by: block, block: 3, seed: 0}}, with `fractions:` by "
-            f"{', '.join(SPLITS)} if they are not to be 0.6, 0.2 and 0.2."
-        )
-    for key in ("seed", "block"):
-        _number(path, f"`split: {key}`", split.get(key, 1), int)
-    for name, value in fractions.items():
-        if _number(path, f"the fraction of {name}", value, float) < 0:
-            raise InputError(f"{path}: the fraction of {name} is {value}; fractions must not be negative.")
-    return split
+def band_name(written: str) -> str:
+    """A band's name as the product specification writes it: B1 becomes B01."""
+    match = re.fullmatch(r"B(\d)", written)
+    return f"B0{match[1]}" if match else written
 
 
-def _raster_spec(where: str, name: str, raw: Json) -> RasterSpec:
-    if not isinstance(raw, dict) or "file" not in raw or "sensor" not in raw:
-        raise InputError(f"{where} needs `sensor:` and `file:`.")
-    if "{scene}" not in str(raw["file"]):
-        raise InputError(
-            f"{where}: file is {raw['file']!r}; it must contain {{scene}}, which stands for a scene's name."
-        )
-    bands = tuple(band_name(b) for b in raw["bands"]) if raw.get("bands") else None
-    sensor = _custom_sensor(where, name, raw, bands) if raw["sensor"] == "custom" else _known_sensor(where, raw, bands)
-    nodata = raw.get("nodata")
+def _positive(node: Node) -> float:
+    value = node.number()
+    if not value > 0:
+        node.refuse(f"is {value:g}; it must be positive.")
+    return value
+
+
+def _pattern(node: Node) -> str:
+    pattern = node.text()
+    if "{scene}" not in pattern:
+        node.refuse(f"is {pattern!r}; it must contain {{scene}}, which stands for a scene's name.")
+    if os.path.isabs(pattern) or ".." in pattern.split("/"):
+        node.refuse(f"is {pattern!r}; it must be a path inside the folder of the scenes.")
+    return pattern
+
+
+def _modality_name(node: Node, modalities: Container[str]) -> str:
+    name = node.text()
+    if name not in modalities:
+        node.refuse(f"is {name!r}; it must name one of the modalities.")
+    return name
+
+
+def _label_spec(node: Node, modalities: Container[str]) -> LabelSpec:
+    keys = node.mapping(["file", "classes"], ["grid_of"])
+    entries = keys["classes"].entries()
+    names = tuple(child.text() for child in entries.values())
+    if not names:
+        keys["classes"].refuse("is empty; it must map raster values to class names.")
+    if len(set(names)) < len(names):
+        keys["classes"].refuse(f"gives one class name to two raster values ({', '.join(names)}); names must differ.")
+    if len(names) > IGNORE_LABEL:
+        keys["classes"].refuse(f"has {len(names)} classes; at most {IGNORE_LABEL} are stored (uint8, 255: unlabeled).")
+    values = []
+    for text, child in entries.items():
+        if not re.fullmatch(r"-?\d+", text):
+            child.refuse(f"is a class of the raster value {text!r}; raster values are whole numbers.")
+        values.append(int(text))
+    if len(set(values)) < len(values):
+        keys["classes"].refuse(f"gives two names to one raster value among {', '.join(entries)}.")
+    grid_of = _modality_name(keys["grid_of"], modalities) if "grid_of" in keys else None
+    return LabelSpec(_pattern(keys["file"]), tuple(values), names, grid_of)
+
+
+def _split_spec(node: Node) -> SplitSpec:
+    keys = node.mapping([], ["by", "block", "fractions", "seed", *SPLITS])
+    listed = {s: tuple(n.text() for n in keys[s].sequence()) for s in SPLITS if s in keys}
+    if listed:
+        others = [k for k in keys if k not in SPLITS]
+        if others:
+            keys[others[0]].refuse(f"cannot be combined with lists of scenes ({', '.join(listed)}).")
+        seen: dict[str, str] = {}
+        for split, scenes in listed.items():
+            for scene in scenes:
+                if scene in seen:
+                    keys[split].refuse(f"names the scene {scene} again (it is in {seen[scene]}); name each once.")
+                seen[scene] = split
+        return SplitSpec(by="list", scenes=listed)
+    by = keys["by"].text() if "by" in keys else "scene"
+    if by not in ("scene", "block"):
+        keys["by"].refuse(f"is {by!r}; it may be scene or block, or list scenes under {', '.join(SPLITS)} instead.")
+    block = keys["block"].integer() if "block" in keys else 4
+    if block < 1:
+        keys["block"].refuse(f"is {block}; it is a number of tiles, at least 1.")
+    if "block" in keys and by != "block":
+        keys["block"].refuse("applies to `by: block` alone.")
+    seed = keys["seed"].integer() if "seed" in keys else 0
+    if seed < 0:
+        keys["seed"].refuse(f"is {seed}; it must not be negative.")
+    fractions = dict(DEFAULT_FRACTIONS)
+    if "fractions" in keys:
+        given = keys["fractions"].mapping(["train"], [s for s in SPLITS if s != "train"])
+        fractions = {s: child.number() for s, child in given.items()}
+        for split, value in fractions.items():
+            if not 0 <= value < float("inf"):
+                given[split].refuse(f"is {value:g}; fractions must not be negative.")
+        if not sum(fractions.values()) > 0:
+            keys["fractions"].refuse("are all zero.")
+    return SplitSpec(by, block, seed, fractions)
+
+
+_OPTIONAL = ("add", "grid_of", "nodata", "resampling")
+
+
+def _raster_spec(name: str, node: Node, modalities: Container[str]) -> RasterSpec:
+    is_custom = "sensor" in node.entries() and node.entries()["sensor"].text() == "custom"
+    if is_custom:  # `scale` and `offset` are those of the prepared set
+        keys = node.mapping(["sensor", "unit", "level", "bands", "scale", "offset"], ["file", *_OPTIONAL])
+    else:
+        keys = node.mapping(["sensor", "unit"], ["file", "bands", "scale", *_OPTIONAL])
+    if "bands" in keys and not keys["bands"].is_sequence():  # a file for each band
+        if "file" in keys:
+            keys["file"].refuse("is given beside files by band; give one of them.")
+        by_band = keys["bands"].entries()
+        files: _Files = tuple(((band_name(b),), _pattern(child)) for b, child in by_band.items())
+        bands = tuple(band_name(b) for b in by_band)
+    else:
+        bands = tuple(band_name(b.text()) for b in keys["bands"].sequence()) if "bands" in keys else ()
+        if "file" not in keys:
+            node.refuse("lacks `file:`, or a file for each band under `bands:`.")
+        files = ((bands or None, _pattern(keys["file"])),)
+    if len(set(bands)) < len(bands):
+        keys["bands"].refuse(f"lists a band twice ({', '.join(bands)}).")
+    if is_custom:
+        sensor, unit, all_bands, scale = _custom_sensor(name, keys, bands), keys["unit"].text(), bands, 1.0
+    else:
+        sensor, unit = _known_sensor(keys, bands)
+        all_bands = modalities_lib.KNOWN[keys["sensor"].text()].band_names
+        scale = _nonzero(keys["scale"]) if "scale" in keys else 1.0
+    resampling = keys["resampling"].text() if "resampling" in keys else "bilinear"
+    if resampling not in RESAMPLINGS:
+        keys["resampling"].refuse(f"is {resampling!r}; it may be {', '.join(RESAMPLINGS)}.")
     return RasterSpec(
         dataclasses.replace(sensor, name=name),
-        raw["file"],
-        sensor.unit if raw["sensor"] == "custom" else raw["unit"],
-        bands,
-        None if nodata is None else _number(where, "`nodata` (a number or nan)", nodata, float),
-        _number(where, "`add`", raw.get("add", 0), float),
+        files,
+        unit,
+        all_bands,
+        _nodata(keys["nodata"]) if "nodata" in keys else (),
+        scale,
+        keys["add"].number() if "add" in keys else 0.0,
+        resampling,
+        _modality_name(keys["grid_of"], modalities) if "grid_of" in keys else None,
     )
 
 
-def _custom_sensor(where: str, name: str, raw: Mapping[str, Json], bands: tuple[str, ...] | None) -> Modality:
-    missing = [k for k in _CUSTOM_KEYS if k not in raw]
-    if missing or bands is None:
-        missing = missing or ["bands"]
-        raise InputError(f"{where} is custom and lacks {', '.join(missing)} (physical = wire * scale + offset).")
-    scale, offset = (_number(where, f"`{k}`", raw[k], float) for k in ("scale", "offset"))
+def _nodata(node: Node) -> tuple[float, ...]:
+    return tuple(n.number() for n in (node.sequence() if node.is_sequence() else [node]))
+
+
+def _nonzero(node: Node) -> float:
+    value = node.number()
+    if not value:
+        node.refuse("is 0; it must be another number.")
+    return value
+
+
+def _custom_sensor(name: str, keys: Mapping[str, Node], bands: tuple[str, ...]) -> Modality:
+    """A sensor with its own wire encoding: physical = wire * scale + offset."""
+    scale, offset = _positive(keys["scale"]), keys["offset"].number()
     return Modality(
         name,
         tuple(modalities_lib.Band(b, float("nan"), float("nan")) for b in bands),
-        str(raw["unit"]),
-        str(raw["level"]),
+        keys["unit"].text(),
+        keys["level"].text(),
         scale,
         offset,
         (offset, offset + scale * (modalities_lib.NODATA - 1)),
     )
 
 
-def _known_sensor(where: str, raw: Mapping[str, Json], bands: tuple[str, ...] | None) -> Modality:
-    if raw["sensor"] not in modalities_lib.KNOWN:
-        known = ", ".join(modalities_lib.KNOWN)
-        raise InputError(f"{where}: sensor is {raw['sensor']!r}; it may be {known} or custom.")
-    sensor = modalities_lib.KNOWN[raw["sensor"]]
+def _known_sensor(keys: Mapping[str, Node], bands: tuple[str, ...]) -> tuple[Modality, str]:
+    """The sensor with the bands of the files, in its own order, and the unit of the numbers in the files."""
+    name, unit = keys["sensor"].text(), keys["unit"].text()
+    if name not in modalities_lib.KNOWN:
+        keys["sensor"].refuse(f"is {name!r}; it may be {', '.join(modalities_lib.KNOWN)} or custom.")
+    sensor = modalities_lib.KNOWN[name]
     allowed = _UNITS[sensor.unit]
-    if raw.get("unit") not in allowed:
-        raise InputError(f"{where}: unit is {raw.get('unit')!r}; state which of {', '.join(allowed)} the files hold.")
-    if bands is None:
-        return sensor
+    if unit not in allowed:
+        keys["unit"].refuse(f"is {unit!r}; state which of {', '.join(allowed)} the files hold.")
+    if not bands:
+        return sensor, unit
     unknown = [b for b in bands if b not in sensor.band_names]
     if unknown:
-        raise InputError(
-            f"{where}: {sensor.name} has no band {unknown[0]}; its bands are {', '.join(sensor.band_names)}."
-        )
-    # Fewer bands than the sensor has are a smaller modality, in the sensor's band order.
-    return modalities_lib.subset(sensor, [b for b in sensor.band_names if b in bands])
+        keys["bands"].refuse(f"names {unknown[0]}, but the bands of {name} are {', '.join(sensor.band_names)}.")
+    return modalities_lib.subset(sensor, [b for b in sensor.band_names if b in bands]), unit

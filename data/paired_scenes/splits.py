@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.paired_scenes.spec import SplitSpec
 from data.source import SPLITS
 from fusionx_jax.errors import InputError
-from fusionx_jax.types import Json, Untyped
+from fusionx_jax.types import Untyped
 
-_DEFAULT_FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 # Between two neighboring tiles of different splits, the tile of the split named first here is kept.
 _KEPT_FIRST = ("test", "val", "train")
 
@@ -22,41 +22,35 @@ class Tile(NamedTuple):
     column: int
 
 
-def assign_splits(split: Mapping[str, Json], tiles: Sequence[Tile], size: int) -> dict[str, tuple[Tile, ...]]:
+def assign_splits(split: SplitSpec, tiles: Sequence[Tile], size: int) -> dict[str, tuple[Tile, ...]]:
     """Assigns tiles of `size` pixels to splits.
 
     By scene, all tiles of a scene belong to one split. By block, all tiles of a square block do, and tiles that touch
     a tile of another split are left out. A split that lists its scenes leaves out the scenes that no list names.
 
-    Args:
-      split: the YAML's `split:` section.
-
     Raises:
-      InputError: the rule is unknown, or the training or test split is empty.
+      InputError: a listed scene is missing, or the training or test split is empty.
     """
     scenes = sorted({t.scene for t in tiles})
-    listed = {str(scene): s for s in SPLITS for scene in split.get(s, ())}
-    fractions = dict(split.get("fractions") or _DEFAULT_FRACTIONS)
-    rng = np.random.default_rng(int(split.get("seed", 0)))
+    rng = np.random.default_rng(split.seed)
     assigned: Mapping[Tile, str | None]
-    if any(s in split for s in SPLITS):
+    if split.by == "list":
+        listed = {scene: s for s, names in split.scenes.items() for scene in names}
         unknown = sorted(set(listed) - set(scenes))
         if unknown:
             raise InputError(
                 f"The spec's split names the scene {unknown[0]}, which is not there ({', '.join(scenes)})."
             )
         assigned = {t: listed.get(t.scene) for t in tiles}
-    elif split.get("by") == "scene":
+    elif split.by == "scene":
         if len(scenes) < 3:
             raise InputError(
                 f"Splitting by scene needs at least 3 scenes, and there are {len(scenes)}; use `split: {{by: block}}`."
             )
-        split_of_scene = _random_splits(scenes, fractions, rng)
+        split_of_scene = _random_splits(scenes, split.fractions, rng)
         assigned = {t: split_of_scene[t.scene] for t in tiles}
-    elif split.get("by") == "block":
-        assigned = _by_block(tiles, size, int(split.get("block", 4)), fractions, rng)
     else:
-        raise InputError(f"The spec's split is by {split.get('by')!r}; it may be by scene, by block, or list scenes.")
+        assigned = _by_block(tiles, size, split.block, split.fractions, rng)
     out = {s: tuple(t for t in tiles if assigned[t] == s) for s in SPLITS}
     empty = [s for s in ("train", "test") if not out[s]]
     if empty:
@@ -86,8 +80,6 @@ def _by_block(
     tiles: Sequence[Tile], size: int, block: int, fractions: Mapping[str, float], rng: np.random.Generator
 ) -> dict[Tile, str | None]:
     """Splits of tiles by blocks of `block` x `block` tiles; None for tiles that touch a split kept before theirs."""
-    if block < 1:
-        raise InputError(f"The spec's split has block {block}; it is a number of tiles, at least 1.")
     block_of = {t: (t.scene, t.row // (size * block), t.column // (size * block)) for t in tiles}
     split_of_block = _random_splits(sorted(set(block_of.values())), fractions, rng)
     assigned = {t: split_of_block[block_of[t]] for t in tiles}

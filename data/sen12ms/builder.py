@@ -11,7 +11,7 @@ import os
 from data import igbp, patches
 from data.archive import Archive
 from data.patches import Options, Patch
-from data.raster import read_bands
+from data.raster.squares import read_bands
 from data.source import LeftOut
 from fusionx_jax import modalities
 

@@ -11,7 +11,7 @@ import numpy as np
 from data import patches
 from data.archive import Archive
 from data.patches import Options, Patch
-from data.raster import read_bands
+from data.raster.squares import read_bands
 from data.source import LeftOut
 from fusionx_jax import modalities
 from fusionx_jax.contract import IGNORE_LABEL

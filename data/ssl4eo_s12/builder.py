@@ -11,9 +11,10 @@ import sys
 
 from tqdm import tqdm
 
-from data import patches, raster
+from data import patches
 from data.archive import Archive
 from data.patches import Options, Patch
+from data.raster import squares
 from data.source import LeftOut
 from fusionx_jax import modalities
 
@@ -95,5 +96,5 @@ def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     bands = _LEVELS[level][1].band_names
     s2 = patches.sentinel2(archive, [f"{s2_folder}/{_plain(b)}.tif" for b in bands], SIZE, chosen)
     s1 = patches.sentinel1(archive, [f"{s1_folder}/{b}.tif" for b in ("VV", "VH")], SIZE, chosen)
-    raster.require_one_place(s1, s2, f"{s2_folder} and {s1_folder}")
+    squares.require_one_place(s1, s2, f"{s2_folder} and {s1_folder}")
     return {"s1": s1.values, "s2": s2.values, "location": s2.location}

@@ -10,7 +10,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from data import clc, igbp, prepare, raster, registry, shard_writer, writer
+from data import clc, igbp, prepare, registry, shard_writer, writer
+from data.raster import squares
 from data.simulated.builder import Simulated
 from data.source import BadTile
 from fusionx_jax import contract, files
@@ -445,14 +446,14 @@ def test_real_bigearthnet_v2_files_of_three_places(samples):
     """One patch of each kind is there, so no pair: the files are read one by one."""
     root = samples / "bigearthnet_v2"
     radar = sorted(str(p) for p in root.rglob("*_VV.tif"))[0]
-    vv_vh = raster.read_bands([radar, radar.replace("_VV", "_VH")], 120, "bilinear")
+    vv_vh = squares.read_bands([radar, radar.replace("_VV", "_VH")], 120, "bilinear")
     assert -45 < np.nanmin(vv_vh.values) < np.nanmax(vv_vh.values) < 30
     folder = next(p.parent for p in root.rglob("*_B02.tif"))
     files = [str(folder / f"{folder.name}_{b}.tif") for b in fakes.L2A]
-    optical = raster.read_bands(files, 120, "nearest")
+    optical = squares.read_bands(files, 120, "nearest")
     assert optical.values.shape == (120, 120, 12)
     assert np.isfinite(optical.location).all()
-    codes = raster.read_bands([str(next(root.rglob("*_reference_map.tif")))], 120, "nearest").values
+    codes = squares.read_bands([str(next(root.rglob("*_reference_map.tif")))], 120, "nearest").values
     assert set(np.unique(codes[np.isfinite(codes)])) <= {*clc.LEVEL_3, 999}
 
 
