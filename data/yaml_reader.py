@@ -71,6 +71,12 @@ class Node:
             self.refuse(f"is {self.text()!r}; it must be a whole number.")
         return int(value)
 
+    def boolean(self) -> bool:
+        text = self.text()
+        if text not in ("true", "false"):
+            self.refuse(f"is {text!r}; it must be true or false.")
+        return text == "true"
+
     def sequence(self) -> list["Node"]:
         if not self.is_sequence():
             self.refuse(f"is {self._kind()}; it must be a list, e.g. [a, b].")

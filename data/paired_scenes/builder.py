@@ -10,14 +10,16 @@ A small YAML describes the files (see terramesh.yaml and sen1floods11.yaml besid
       dem: {sensor: custom, file: "{scene}/dem.npy", unit: m, level: DEM, bands: [height], scale: 0.1, offset: -500,
             grid_of: s2}              # a file without a coordinate system
     labels: {file: "{scene}/labels.tif", classes: {1: water, 2: land}}    # optional; other values are unlabeled
+    groups: {town: [north, south]}    # optional: scenes that stay in one split
     split: {by: block, block: 3, seed: 0}                                 # or by: scene, or train: [...], test: [...]
 
 `{scene}` stands for the scene's name, `*` for any letters. `bands: {B02: "{scene}/*_B02.tif", …}` names a file for each
 band instead of `file:`. Bands are matched by name (from `bands:` in file order, or from the file's band descriptions)
 and brought into the sensor's order. `unit = number * scale`, and `add` is added in the sensor's unit. Files on other
 grids are resampled to that of the scene: `resampling` is bilinear, cubic or nearest; finer pixels are averaged,
-backscatter as linear power; labels take the nearest pixel. Splitting by block leaves out the tiles that touch another
-split's: neighbors are never in different splits.
+backscatter as linear power. Labels take the nearest pixel; with `optional: true` scenes may lack them. Splitting by
+block leaves out the tiles that touch another split's: neighbors are never in different splits. Scenes that overlap
+count as one place.
 """
 
 import argparse
@@ -30,14 +32,18 @@ import numpy as np
 from tqdm import tqdm
 
 from data.paired_scenes.files import Paths, find_scenes
+from data.paired_scenes.footprints import place_scenes
 from data.paired_scenes.scenes import check_scene, open_scene
 from data.paired_scenes.spec import Spec, read_spec
 from data.paired_scenes.splits import Tile, assign_splits
+from data.raster.file import Grid
+from data.raster.grid import pixel_size_m
 from data.source import Description, LeftOut, evenly, fingerprint, scene_labels
 from fusionx_jax.contract import Task
 from fusionx_jax.errors import InputError
 from fusionx_jax.types import Example
 
+_DEFAULT_GSD_M = 10.0  # of files without a coordinate system
 _COVER = 0.05  # smallest share of the labeled pixels with which a class labels a tile
 
 
@@ -62,14 +68,14 @@ def make_source(args: argparse.Namespace) -> "PairedScenes":
     spec = read_spec(args.spec or os.path.join(args.raw, "scenes.yaml"))
     if args.tile_size < 8:
         raise InputError(f"--tile_size is {args.tile_size}; tiles of at least 8 pixels are needed.")
-    scenes = find_scenes(spec, os.path.abspath(args.raw), args.skip_incomplete)
+    scenes, incomplete = find_scenes(spec, os.path.abspath(args.raw), args.skip_incomplete)
     usable: list[Tile] = []
     remarks: dict[str, list[str]] = {}
-    sizes: dict[str, float] = {}
+    grids: dict[str, Grid | None] = {}
     for scene in tqdm(scenes, desc="checking scenes", unit="scene", disable=not sys.stderr.isatty()):
         checked = check_scene(spec, scenes[scene], scene, args.tile_size)
         usable += checked.tiles
-        sizes[scene] = checked.pixel_size_m
+        grids[scene] = checked.grid
         for remark in checked.remarks:
             remarks.setdefault(remark, []).append(scene)
     if not usable:
@@ -81,20 +87,35 @@ def make_source(args: argparse.Namespace) -> "PairedScenes":
         if args.num_tiles < 2:
             raise InputError(f"--num_tiles is {args.num_tiles}; at least 2 are needed.")
         usable = [usable[i] for i in evenly(len(usable), args.num_tiles)]
-    by_split = assign_splits(spec.split, usable, args.tile_size)
+    unknown = sorted({s for members in spec.groups.values() for s in members} - set(scenes) - set(incomplete))
+    if unknown:
+        raise InputError(f"{spec.path}: `groups` names the scene {unknown[0]}, which is not in {args.raw}.")
+    named = {group: [s for s in members if s in scenes] for group, members in spec.groups.items()}
+    places, overlaps = place_scenes(grids, named)
+    for remark in overlaps:
+        remarks[remark] = list(scenes)
+    by_split = assign_splits(spec.split, usable, args.tile_size, places)
     dropped = len(usable) - sum(len(t) for t in by_split.values())
     return PairedScenes(
-        spec, os.path.abspath(args.raw), args.tile_size, by_split, scenes, dropped, _one_size(spec, sizes),
-        _notes(remarks, len(scenes)),
-    )  # fmt: skip
+        spec=spec,
+        raw=os.path.abspath(args.raw),
+        tile_size=args.tile_size,
+        tiles=by_split,
+        scenes=scenes,
+        group_of={s: p.group for s, p in places.items()},
+        dropped=dropped,
+        gsd_m=_one_size(spec, grids),
+        notes=_notes(remarks, len(scenes)),
+    )
 
 
-def _one_size(spec: Spec, sizes: Mapping[str, float]) -> float:
+def _one_size(spec: Spec, grids: Mapping[str, Grid | None]) -> float:
     """The pixel size of all scenes, in meters.
 
     Raises:
       InputError: scenes differ by more than a tenth.
     """
+    sizes = {s: pixel_size_m(g) if g else spec.gsd_m or _DEFAULT_GSD_M for s, g in grids.items()}
     smallest, largest = min(sizes, key=lambda s: sizes[s]), max(sizes, key=lambda s: sizes[s])
     if sizes[largest] > 1.1 * sizes[smallest]:
         raise InputError(
@@ -123,13 +144,16 @@ class PairedScenes:
     tile_size: int
     tiles: Mapping[str, tuple[Tile, ...]]
     scenes: Mapping[str, Paths]
+    group_of: Mapping[str, str]
     dropped: int
     gsd_m: float
     notes: tuple[str, ...]
 
     def describe(self) -> Description:
         classes = self.spec.labels.classes if self.spec.labels else ()
-        kinds = ("multi", "single", "pixel") if classes else ()
+        # Scenes without labels have no class, which is not "none of the classes": only their pixels are unlabeled.
+        optional = self.spec.labels is not None and self.spec.labels.optional
+        kinds = ("pixel",) if optional else ("multi", "single", "pixel") if classes else ()
         split = self.spec.split
         how = "the spec's lists of scenes" if split.by == "list" else split.by
         why = "beside another split's" if how == "block" else "of scenes that no list names"
@@ -174,7 +198,7 @@ class PairedScenes:
         tile = self.tiles[split][index]
         place = (tile.row, tile.column, self.tile_size)
         with open_scene(self.spec, self.scenes[tile.scene], tile.scene) as scene:
-            out: Example = {"id": f"{tile.scene}_r{tile.row}_c{tile.column}", "group": tile.scene}
+            out: Example = {"id": f"{tile.scene}_r{tile.row}_c{tile.column}", "group": self.group_of[tile.scene]}
             out |= {m: scene.window(m, *place) for m in self.spec.rasters}
             if self.spec.labels:
                 pixels = scene.labels(*place)

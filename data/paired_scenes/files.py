@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from data.paired_scenes.spec import Spec
 from fusionx_jax.errors import InputError
@@ -12,8 +13,15 @@ Paths = Mapping[str, str]
 """Path of each pattern's file of one scene, by pattern."""
 
 
-def find_scenes(spec: Spec, raw: str, skip_incomplete: bool) -> dict[str, Paths]:
-    """The files of each scene, sorted by name; every scene has one file for each pattern.
+class Found(NamedTuple):
+    """The files of each complete scene, sorted by name, and the names of incomplete ones."""
+
+    scenes: dict[str, Paths]
+    incomplete: list[str]
+
+
+def find_scenes(spec: Spec, raw: str, skip_incomplete: bool) -> Found:
+    """Finds the scenes that have one file for each pattern; optional labels may lack.
 
     Raises:
       InputError: no scene is found, one lacks a file, or two files of a scene match one pattern.
@@ -25,6 +33,7 @@ def find_scenes(spec: Spec, raw: str, skip_incomplete: bool) -> dict[str, Paths]
             f"No file in {raw} matches {' or '.join(found)} (from {spec.path}), with extensions in any case; check "
             "--raw and the patterns."
         )
+    optional = {spec.labels.pattern} if spec.labels and spec.labels.optional else set()
     scenes = sorted({scene for matches in found.values() for scene, _ in matches})
     out: dict[str, Paths] = {}
     incomplete: dict[str, list[str]] = {}
@@ -36,11 +45,11 @@ def find_scenes(spec: Spec, raw: str, skip_incomplete: bool) -> dict[str, Paths]
                 f"Two files of scene {scene} match {twice[0]}: {' and '.join(paths[twice[0]][:2])}; make the pattern "
                 f"more specific (from {spec.path})."
             )
-        missing = [p.replace("{scene}", scene) for p, candidates in paths.items() if not candidates]
+        missing = [p.replace("{scene}", scene) for p, c in paths.items() if not c and p not in optional]
         if missing:
             incomplete[scene] = missing
         else:
-            out[scene] = {p: os.path.join(raw, candidates[0]) for p, candidates in paths.items()}
+            out[scene] = {p: os.path.join(raw, candidates[0]) for p, candidates in paths.items() if candidates}
     if incomplete and not skip_incomplete:
         scene, missing = next(iter(incomplete.items()))
         raise InputError(
@@ -51,7 +60,7 @@ def find_scenes(spec: Spec, raw: str, skip_incomplete: bool) -> dict[str, Paths]
         print(f"Left out {len(incomplete)} incomplete scene(s): {', '.join(incomplete)}.", file=sys.stderr)
     if not out:
         raise InputError(f"No scene in {raw} has all of {', '.join(found)}.")
-    return out
+    return Found(out, list(incomplete))
 
 
 def _match(raw: str, pattern: str) -> list[tuple[str, str]]:

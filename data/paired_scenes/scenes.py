@@ -17,7 +17,6 @@ from fusionx_jax.contract import IGNORE_LABEL, check_unit
 from fusionx_jax.errors import InputError
 
 _LEAST_OVERLAP = 0.1  # share of the scene's grid that each of its files must cover
-_DEFAULT_GSD_M = 10.0  # of files without a coordinate system
 _SAMPLING = 4  # every fourth row and column serve the check of units
 
 
@@ -50,6 +49,10 @@ class Scene:
         self.width: int = self.grid.width if self.grid else first.width
         self.remarks = self._check_grids(labels)
 
+    @property
+    def has_labels(self) -> bool:
+        return self._labels is not None
+
     def window(self, modality: str, row: int, column: int, size: int) -> np.ndarray:
         """Physical values [size, size, bands] in the sensor's bands and unit, NaN where there is no data."""
         spec = self._spec.rasters[modality]
@@ -73,6 +76,11 @@ class Scene:
         if self.grid is None:
             return np.full(2, np.nan, np.float32)
         return center(self.grid.crs, *(self.grid.transform * (column + size / 2, row + size / 2)))
+
+    def describe(self, modality: str) -> str:
+        """The first file of a modality, with what is applied to its numbers, for errors."""
+        file = self._layers[modality][0].file
+        return f"{file.path} ({'; '.join(file.remarks)})" if file.remarks else file.path
 
     def _read(
         self, file: RasterFile, row: int, column: int, size: int, indexes: list[int], resampling: str,
@@ -110,11 +118,11 @@ class Scene:
                     f"{file.path} covers {100 * share:.0f} % of the grid of scene {self.name} (at least "
                     f"{100 * _LEAST_OVERLAP:.0f} % are needed); check that its files show one place."
                 )
-            how = "nearest" if what == "labels" else self._spec.rasters[what].resampling
+            how = "nearest" if what == "labels" else grids.kernel(grid, self.grid, self._spec.rasters[what].resampling)
             power = " of linear power" if what != "labels" and self._spec.rasters[what].sensor.unit == "dB" else ""
             remarks.append(
-                f"{what}: resampled ({how}{power}, the mean of finer pixels) from {grids.pixel_size_m(grid):.3g} m to "
-                f"the scene's grid of {grids.pixel_size_m(self.grid):.3g} m"
+                f"{what}: resampled ({how}{power}) from {grids.pixel_size_m(grid):.2g} m to the scene's grid of "
+                f"{grids.pixel_size_m(self.grid):.2g} m"
             )
         return remarks
 
@@ -137,7 +145,7 @@ def open_scene(spec: Spec, paths: Paths, name: str) -> Iterator[Scene]:
                     raise InputError(f"{file.path} is a picture with a color table, not a measurement of {modality}.")
                 layers[modality].append(_Layer(file, *_match_bands(file, raster, bands)))
         labels = None
-        if spec.labels:
+        if spec.labels and spec.labels.pattern in paths:
             labels = stack.enter_context(RasterFile(paths[spec.labels.pattern]))
             if labels.count != 1:
                 raise InputError(
@@ -247,10 +255,10 @@ def class_numbers(values: np.ndarray, labels: LabelSpec) -> np.ndarray:
 
 
 class Checked(NamedTuple):
-    """Tiles of a scene with data in every modality and, with labels, a labeled pixel; its pixel size; remarks."""
+    """Tiles of a scene with data in every modality and, with labels, a labeled pixel; its grid; remarks."""
 
     tiles: list[Tile]
-    pixel_size_m: float
+    grid: Grid | None
     remarks: list[str]
 
 
@@ -270,12 +278,11 @@ def check_scene(spec: Spec, paths: Paths, name: str, size: int) -> Checked:
                     values = scene.window(modality, row, column, size)
                     usable &= bool(np.isfinite(values).all(-1).any())
                     samples[modality].append(values[::_SAMPLING, ::_SAMPLING].reshape(-1, values.shape[-1]))
-                if spec.labels:
+                if scene.has_labels:
                     usable &= bool((scene.labels(row, column, size) != IGNORE_LABEL).any())
                 if usable:
                     tiles.append(Tile(name, row, column))
         for modality, r in spec.rasters.items():
             if samples[modality]:
-                check_unit(np.concatenate(samples[modality]), r.sensor, paths[r.files[0][1]])
-        pixel_size = grids.pixel_size_m(scene.grid) if scene.grid else spec.gsd_m or _DEFAULT_GSD_M
-        return Checked(tiles, pixel_size, scene.remarks)
+                check_unit(np.concatenate(samples[modality]), r.sensor, scene.describe(modality))
+        return Checked(tiles, scene.grid, scene.remarks)

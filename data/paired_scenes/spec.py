@@ -49,12 +49,14 @@ class RasterSpec:
 
 @dataclasses.dataclass(frozen=True)
 class LabelSpec:
-    """Label rasters: where they are, the class name of each raster value, and on whose grid they lie."""
+    """Label rasters: where they are, the class name of each raster value, on whose grid they lie, and
+    whether scenes may lack them."""
 
     pattern: str
     values: tuple[int, ...]
     classes: tuple[str, ...]
     grid_of: str | None
+    optional: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Spec:
     Attributes:
       labels: None without labels.
       grid: the modality whose pixel grid the scenes are brought to; None: that with the finest pixels.
+      groups: names of scenes that stay in one split, by the name of their group.
       gsd_m: pixel size of files without a coordinate system, in meters.
     """
 
@@ -90,6 +93,7 @@ class Spec:
     rasters: Mapping[str, RasterSpec]
     labels: LabelSpec | None
     split: SplitSpec
+    groups: Mapping[str, tuple[str, ...]]
     grid: str | None
     gsd_m: float | None
     license: str
@@ -114,7 +118,7 @@ def read_spec(path: str) -> Spec:
             f"There is no file {path}; describe the scenes there (example: data/paired_scenes/terramesh.yaml) or give "
             "--spec."
         ) from error
-    keys = root.mapping(["modalities"], ["citation", "grid", "gsd_m", "labels", "license", "name", "split"])
+    keys = root.mapping(["modalities"], ["citation", "grid", "groups", "gsd_m", "labels", "license", "name", "split"])
     name = keys["name"].text() if "name" in keys else "paired_scenes"
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         keys["name"].refuse(f"is {name!r}; use lower-case letters, digits and underscores.")
@@ -128,6 +132,7 @@ def read_spec(path: str) -> Spec:
         rasters=rasters,
         labels=_label_spec(keys["labels"], rasters) if "labels" in keys else None,
         split=_split_spec(keys["split"]) if "split" in keys else SplitSpec(),
+        groups=_groups(keys["groups"]) if "groups" in keys else {},
         grid=_modality_name(keys["grid"], rasters) if "grid" in keys else None,
         gsd_m=_positive(keys["gsd_m"]) if "gsd_m" in keys else None,
         license=keys["license"].text() if "license" in keys else "not stated",
@@ -157,6 +162,15 @@ def _pattern(node: Node) -> str:
     return pattern
 
 
+def _groups(node: Node) -> dict[str, tuple[str, ...]]:
+    out = {name: tuple(n.text() for n in child.sequence()) for name, child in node.entries().items()}
+    scenes = [s for members in out.values() for s in members]
+    twice = sorted({s for s in scenes if scenes.count(s) > 1})
+    if twice:
+        node.refuse(f"names the scene {twice[0]} twice; a scene is in one group.")
+    return out
+
+
 def _modality_name(node: Node, modalities: Container[str]) -> str:
     name = node.text()
     if name not in modalities:
@@ -165,7 +179,7 @@ def _modality_name(node: Node, modalities: Container[str]) -> str:
 
 
 def _label_spec(node: Node, modalities: Container[str]) -> LabelSpec:
-    keys = node.mapping(["file", "classes"], ["grid_of"])
+    keys = node.mapping(["file", "classes"], ["grid_of", "optional"])
     entries = keys["classes"].entries()
     names = tuple(child.text() for child in entries.values())
     if not names:
@@ -182,7 +196,8 @@ def _label_spec(node: Node, modalities: Container[str]) -> LabelSpec:
     if len(set(values)) < len(values):
         keys["classes"].refuse(f"gives two names to one raster value among {', '.join(entries)}.")
     grid_of = _modality_name(keys["grid_of"], modalities) if "grid_of" in keys else None
-    return LabelSpec(_pattern(keys["file"]), tuple(values), names, grid_of)
+    optional = keys["optional"].boolean() if "optional" in keys else False
+    return LabelSpec(_pattern(keys["file"]), tuple(values), names, grid_of, optional)
 
 
 def _split_spec(node: Node) -> SplitSpec:

@@ -64,6 +64,7 @@ class RasterFile:
         self._file: Untyped = None
         self._array: np.ndarray | None = None
         self._has_mask = False
+        self._numbers: list[int] = []  # GDAL's numbers of the bands, from 1
         self._alpha: int | None = None
         self._scales = self._offsets = np.zeros(0)
         if path.lower().endswith(".npy"):
@@ -123,11 +124,11 @@ class RasterFile:
 
             window = Window(column, row, width, height)
             with self._read_errors(row, column):
-                stored = np.moveaxis(self._file.read([b + 1 for b in bands], window=window), 0, -1)
+                stored = np.moveaxis(self._file.read([self._numbers[b] for b in bands], window=window), 0, -1)
                 if self._alpha is not None:
                     hidden = self._file.read(self._alpha, window=window) == 0
                 elif self._has_mask:
-                    hidden = self._file.read_masks(1, window=window) == 0
+                    hidden = self._file.read_masks(self._numbers[0], window=window) == 0
         missing = np.zeros(stored.shape, bool)
         if hidden is not None:
             missing |= hidden[..., None]
@@ -163,12 +164,9 @@ class RasterFile:
                 "to use into a file (gdal_translate)."
             )
         alpha = [i for i, c in enumerate(f.colorinterp, 1) if c == ColorInterp.alpha and not f.descriptions[i - 1]]
-        self._alpha = alpha[-1] if alpha else None
-        data = [i for i in range(1, f.count + 1) if i not in alpha]
+        self._alpha = alpha[0] if alpha else None
+        data = self._numbers = [i for i in range(1, f.count + 1) if i not in alpha]
         self.height, self.width, self.count = f.height, f.width, len(data)
-        if data != list(range(1, len(data) + 1)):
-            f.close()
-            raise InputError(f"{self.path} has its alpha band {alpha[0]} before other bands; put it last.")
         self.dtype = np.dtype(f.dtypes[0]) if not f.dtypes[0].startswith("complex") else np.dtype(complex)
         self.names = tuple(f.descriptions[i - 1] or None for i in data)
         self.transform = f.transform
@@ -181,7 +179,7 @@ class RasterFile:
             self.remarks.append("the file's mask is applied")
         if self._alpha is not None:
             self.remarks.append("the alpha band is applied as a mask")
-        scales, offsets = np.array(f.scales)[: self.count], np.array(f.offsets)[: self.count]
+        scales, offsets = (np.array([values[i - 1] for i in data]) for values in (f.scales, f.offsets))
         if (scales != 1).any() or (offsets != 0).any():
             self._scales, self._offsets = scales, offsets
             one = "" if len(set(zip(scales, offsets))) == 1 else " of the first band"

@@ -72,8 +72,7 @@ def read(
     values = np.moveaxis(convert(file.read(top, left, height, width, indexes)), -1, 0)
     if as_power:
         values = 10 ** (values / 10)
-    if resampling != "nearest" and pixel_size_m(target) > _FINER * pixel_size_m(source):
-        resampling = "average"
+    resampling = kernel(source, target, resampling)
     reproject(
         np.ascontiguousarray(values), out,
         src_transform=source.transform * Affine.translation(left, top), src_crs=source.crs, src_nodata=np.nan,
@@ -83,6 +82,12 @@ def read(
     if as_power:
         out = 10 * np.log10(out)
     return np.moveaxis(out, 0, -1)
+
+
+def kernel(source: Grid, target: Grid, resampling: str) -> str:
+    """The resampling that `read` uses: the average where the source's pixels are finer, unless it is "nearest"."""
+    is_finer = pixel_size_m(target) > _FINER * pixel_size_m(source)
+    return "average" if is_finer and resampling != "nearest" else resampling
 
 
 def _source_window(source: Grid, target: Grid, row: int, column: int, size: int) -> tuple[int, int, int, int]:

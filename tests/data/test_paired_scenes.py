@@ -1,13 +1,16 @@
-import argparse
 import shutil
 
 import numpy as np
 import pytest
 import yaml
 
-from data.paired_scenes.scenes import physical
-from data.paired_scenes.spec import read_spec
+from data.paired_scenes.files import find_scenes
+from data.paired_scenes.footprints import Place, place_scenes
+from data.paired_scenes.scenes import open_scene
+from data.paired_scenes.spec import SplitSpec, read_spec
 from data.paired_scenes.splits import Tile, assign_splits
+from data.raster.file import Grid, RasterFile
+from data.raster.grid import pixel_size_m
 from fusionx_jax import contract
 from fusionx_jax.errors import InputError
 from fusionx_jax.prepared import store
@@ -19,12 +22,12 @@ rasterio = pytest.importorskip("rasterio")
 S2 = ["B02", "B03", "B04", "B08"]
 
 
-def _tif(path, values, names=None, nodata=None, crs="EPSG:32633", origin=(500000, 5000000)):
+def _tif(path, values, names=None, nodata=None, crs="EPSG:32633", origin=(500000, 5000000), size=10):
     path.parent.mkdir(parents=True, exist_ok=True)
     bands, height, width = values.shape
     with rasterio.open(
         path, "w", driver="GTiff", height=height, width=width, count=bands, dtype=values.dtype, nodata=nodata, crs=crs,
-        transform=rasterio.transform.from_origin(*origin, 10, 10),
+        transform=rasterio.transform.from_origin(*origin, size, size),
     ) as f:  # fmt: skip
         f.write(values)
         if names:
@@ -37,11 +40,12 @@ def scenes(tmp_path):
     raw = tmp_path / "raw"
     rng = np.random.default_rng(0)
     for i in range(4):
-        folder = raw / f"scene{i}"
-        _tif(folder / "S1.tif", rng.normal(-12, 4, (2, 64, 64)).astype(np.float32), ("VV", "VH"))
-        _tif(folder / "S2.tif", rng.integers(100, 4000, (4, 64, 64)).astype(np.uint16), ("B8", "B4", "B3", "B2"))
+        folder, origin = raw / f"scene{i}", (500000 + 1000 * i, 5000000)
+        _tif(folder / "S1.tif", rng.normal(-12, 4, (2, 64, 64)).astype(np.float32), ("VV", "VH"), origin=origin)
+        optical = rng.integers(100, 4000, (4, 64, 64)).astype(np.uint16)
+        _tif(folder / "S2.tif", optical, ("B8", "B4", "B3", "B2"), origin=origin)
         labels = np.ones((1, 64, 64), np.uint8) + (rng.random((1, 64, 64)) < 0.3)
-        _tif(folder / "L.tif", labels.astype(np.uint8))
+        _tif(folder / "L.tif", labels.astype(np.uint8), origin=origin)
     spec = {
         "name": "made_up",
         "modalities": {
@@ -99,7 +103,7 @@ def test_scenes_become_tiles_with_bands_by_name(scenes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rule", "size"), [({"by": "block", "block": 2, "seed": 0}, 16), ({"by": "block", "block": 3, "seed": 5}, 8)]
+    ("rule", "size"), [(SplitSpec("block", block=2), 16), (SplitSpec("block", block=3, seed=5), 8)]
 )
 def test_neighboring_tiles_are_never_in_different_splits(rule, size):
     tiles = [Tile(s, r, c) for s in ("a", "b") for r in range(0, 160, size) for c in range(0, 200 - size, size)]
@@ -112,9 +116,53 @@ def test_neighboring_tiles_are_never_in_different_splits(rule, size):
                 assert split_of.get(Tile(scene, row + dr, column + dc), split) == split
 
 
+@pytest.mark.parametrize("aligned", [True, False])
+def test_scenes_that_overlap_never_leak_between_blocks(aligned):
+    """Three scenes of one place, each moved by half a tile: no tile of a split touches one of another."""
+    places = {f"s{i}": Place("s0", 8 * i, 24 * i) if aligned else Place("s0", None, None) for i in range(3)}
+    places |= {f"t{i}": Place(f"t{i}", 0, 0) for i in range(3)}
+    tiles = [Tile(s, r, c) for s in places for r in range(0, 160, 16) for c in range(0, 160, 16)]
+    out = assign_splits(SplitSpec("block", block=2), tiles, 16, places)
+    ground = [
+        (split, places[t.scene].group, (places[t.scene].row or 0) + t.row, (places[t.scene].column or 0) + t.column)
+        for split, members in out.items()
+        for t in members
+    ]
+    assert {split for split, *_ in ground} == {"train", "val", "test"}
+    for i, (split, group, row, column) in enumerate(ground):
+        for other_split, other_group, other_row, other_column in ground[i + 1 :]:
+            if group == other_group and abs(row - other_row) <= 16 and abs(column - other_column) <= 16:
+                assert split == other_split
+
+
+def _grid(easting, northing=5000000, crs="EPSG:32633", side=100):
+    return Grid(
+        rasterio.crs.CRS.from_string(crs), rasterio.transform.from_origin(easting, northing, 10, 10), side, side
+    )
+
+
+def test_overlapping_footprints_are_found_across_zones_and_named_groups_joined():
+    from rasterio.warp import transform
+
+    (x,), (y,) = transform("EPSG:32633", "EPSG:32632", [500500], [4999500])
+    scenes = {
+        "a": _grid(500000), "b": _grid(500500), "zone": _grid(x, y, "EPSG:32632"), "far": _grid(520000),
+        "beside": _grid(521000), "none": None,
+    }  # fmt: skip
+    places, remarks = place_scenes(scenes, {"town": ["far", "beside"]})
+    assert {s: p.group for s, p in places.items()} == {
+        "a": "a", "b": "a", "zone": "a", "far": "town", "beside": "town", "none": "none",
+    }  # fmt: skip
+    assert places["zone"].row is None
+    assert (places["beside"].row, places["beside"].column) == (0, 100)
+    assert remarks == ["the scenes a, b, zone overlap and stay in one split where they do"]
+    _, remarks = place_scenes({s: _grid(0) for s in "abc"}, {})
+    assert "same footprint" in remarks[0]
+
+
 def test_whole_scenes_stay_in_one_split():
     tiles = [Tile(f"s{i}", r, 0) for i in range(10) for r in range(0, 64, 16)]
-    out = assign_splits({"by": "scene", "seed": 1}, tiles, 16)
+    out = assign_splits(SplitSpec("scene", seed=1), tiles, 16)
     scenes_of = [{t[0] for t in members} for members in out.values()]
     assert sum(len(s) for s in scenes_of) == 10
     assert len(set().union(*scenes_of)) == 10
@@ -135,10 +183,11 @@ def test_png_npy_and_custom_modalities_are_read(scenes, tmp_path):
         scenes,
         modalities__dem={
             "sensor": "custom", "file": "{scene}/dem.npy", "unit": "m", "level": "DEM", "bands": ["height"], "scale": 0.05,
-            "offset": -100,
+            "offset": -100, "grid_of": "s1",
         },
         modalities__s2={
             "sensor": "sentinel2_l2a", "file": "{scene}/rgb.png", "unit": "reflectance_1e4", "bands": ["B04", "B03", "B02"],
+            "grid_of": "s1",
         },
     )  # fmt: skip
     done = _prepare(scenes, tmp_path / "out")
@@ -153,8 +202,8 @@ def test_linear_power_is_converted_when_declared(scenes, tmp_path):
     for i in range(4):
         path = scenes / f"scene{i}" / "S1.tif"
         with rasterio.open(path) as f:
-            decibel = f.read()
-        _tif(path, (10 ** (decibel / 10)).astype(np.float32), ("VV", "VH"))
+            decibel, origin = f.read(), (f.transform.c, f.transform.f)
+        _tif(path, (10 ** (decibel / 10)).astype(np.float32), ("VV", "VH"), origin=origin)
     assert_clear(_prepare(scenes, tmp_path / "a"), 2, "linear power", "S1.tif")
     _spec(scenes, modalities__s1__unit="linear")
     done = _prepare(scenes, tmp_path / "b")
@@ -170,11 +219,11 @@ def _truncate(scenes):
 def _nan(scenes):
     values = np.full((2, 64, 64), -10, np.float32)
     values[0, 3, 3] = np.nan
-    _tif(scenes / "scene2" / "S1.tif", values, ("VV", "VH"))
+    _tif(scenes / "scene2" / "S1.tif", values, ("VV", "VH"), origin=(502000, 5000000))
 
 
-def _resize(scenes):
-    _tif(scenes / "scene2" / "S1.tif", np.full((2, 48, 64), -10, np.float32), ("VV", "VH"))
+def _without_crs(scenes):
+    _tif(scenes / "scene2" / "S1.tif", np.full((2, 64, 64), -10, np.float32), ("VV", "VH"), crs=None)
 
 
 def _shift(scenes):
@@ -186,22 +235,21 @@ def _shift(scenes):
     [
         (lambda s: (s / "scene3" / "S1.tif").unlink(), ("lack a file", "scene3/S1.tif")),
         (_truncate, ("scene1/S2.tif", "truncated")),
-        (_nan, ("NaN pixels", "scene2/S1.tif", "nodata: nan")),
-        (_resize, ("differ in size", "48 x 64")),
-        (_shift, ("different grids",)),
-        (lambda s: _tif(s / "scene0" / "S2.tif", np.ones((3, 64, 64), np.uint16)), ("has 3 band(s), but the spec lists 4",)),
-        (lambda s: _spec(s, modalities__s2__bands=["B2", "B3", "B4", "B8"]), ("describes its bands as B08, B04, B03, B02",)),
-        (lambda s: _spec(s, modalities__s2__bands=["B8", "B4", "B3", "B99"]), ("no band B99",)),
-        (lambda s: _spec(s, modalities__s1__unit="amplitude"), ("unit is 'amplitude'", "dB, linear")),
-        (lambda s: _spec(s, modalities__s1__sensor="radarsat"), ("sensor is 'radarsat'",)),
+        (_shift, ("scene2/S2.tif covers 0 % of the grid of scene scene2",)),
+        (_without_crs, ("scene2/S1.tif has no coordinate system", "grid_of")),
+        (lambda s: _tif(s / "scene0" / "S2.tif", np.ones((3, 64, 64), np.uint16)), ("has 3 bands, but the spec lists 4",)),
+        (lambda s: _spec(s, modalities__s2__bands=["B2", "B3", "B4", "B8"]), ("describes its bands as B8, B4, B3, B2",)),
+        (lambda s: _spec(s, modalities__s2__bands=["B8", "B4", "B3", "B99"]), ("`modalities.s2.bands` names B99",)),
+        (lambda s: _spec(s, modalities__s1__unit="amplitude"), ("line 10", "`modalities.s1.unit` is 'amplitude'", "dB, linear")),
+        (lambda s: _spec(s, modalities__s1__sensor="radarsat"), ("`modalities.s1.sensor` is 'radarsat'",)),
         (lambda s: _spec(s, modalities__s1__file="S1.tif"), ("must contain {scene}",)),
-        (lambda s: _spec(s, split={"by": "luck"}), ("by 'luck'",)),
+        (lambda s: _spec(s, split={"by": "luck"}), ("`split.by` is 'luck'",)),
         (lambda s: _spec(s, split={"by": "block", "block": 9, "fractions": {"train": 1.0}}), ("is empty: there are",)),
         (lambda s: _spec(s, split={"train": ["scene0"], "test": ["scene9"]}), ("scene9",)),
         (lambda s: _spec(s, color="blue"), ("unknown key 'color'",)),
         (lambda s: (s / "scenes.yaml").write_text("a: [1"), ("not valid YAML",)),
         (lambda s: (s / "scenes.yaml").unlink(), ("There is no file", "scenes.yaml")),
-        (lambda s: [shutil.rmtree(s / f"scene{i}") for i in range(4)], ("No scene in",)),
+        (lambda s: [shutil.rmtree(s / f"scene{i}") for i in range(4)], ("No file in", "matches {scene}/S1.tif")),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_sentence_and_leaves_no_set(scenes, tmp_path, damage, words):
@@ -218,9 +266,8 @@ def test_incomplete_scenes_can_be_left_out(scenes, tmp_path):
     assert "scene3" in done.stderr
 
 
-def test_declared_no_data_becomes_missing_pixels(scenes, tmp_path):
+def test_nan_is_a_missing_pixel(scenes, tmp_path):
     _nan(scenes)
-    _spec(scenes, modalities__s1__nodata=float("nan"))
     done = _prepare(scenes, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     c = contract.load(done.stdout.splitlines()[-1])
@@ -247,15 +294,15 @@ def test_real_samples_are_prepared(samples, tmp_path, name, folder, size, count)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels__classes": {"water": 1}}, "a raster value under `classes:` is 'water'"),
+        ({"labels__classes": {"water": 1}}, "is a class of the raster value 'water'"),
         ({"labels__classes": {1: "land", 2: "land"}}, "names must differ"),
-        ({"labels": "labels.tif"}, "`labels:` needs `file:`"),
-        ({"labels__file": "labels.tif"}, "`labels:` needs `file:` with {scene}"),
-        ({"split": "block"}, "`split:` is 'block'"),
-        ({"split": {"by": "block", "fractions": {"training": 1}}}, "`split:` is"),
-        ({"split": {"by": "block", "block": "three"}}, "`split: block` is 'three'"),
-        ({"modalities__s2__nodata": "none"}, "`nodata` (a number or nan) is 'none'"),
-        ({"modalities__s2__add": "minus"}, "`add` is 'minus'"),
+        ({"labels": "labels.tif"}, "`labels` is a text; it must be a mapping"),
+        ({"labels__file": "labels.tif"}, "`labels.file` is 'labels.tif'; it must contain {scene}"),
+        ({"split": "block"}, "`split` is a text"),
+        ({"split": {"by": "block", "fractions": {"training": 1}}}, "`split.fractions` has the unknown key 'training'"),
+        ({"split": {"by": "block", "block": "three"}}, "`split.block` is 'three'"),
+        ({"modalities__s2__nodata": "none"}, "`modalities.s2.nodata` is 'none'"),
+        ({"modalities__s2__add": "minus"}, "`modalities.s2.add` is 'minus'"),
     ],
 )
 def test_an_invalid_spec_is_one_sentence(scenes, change, message):
@@ -271,11 +318,120 @@ def test_another_spec_of_the_same_scenes_is_another_set(scenes, tmp_path):
     assert_clear(_prepare(scenes, tmp_path / "out"), 2, "already holds another set")
 
 
-def test_a_pixel_without_data_in_one_band_is_without_data(scenes):
-    spec = read_spec(str(scenes / "scenes.yaml")).rasters["s1"]
-    raster = argparse.Namespace(path="x.tif", nodata=-9999.0)
-    values = np.full((2, 2, 2), -12.0)
-    values[0, 0, 1] = -9999
-    out = physical(values, raster, spec)
-    assert np.isnan(out[0, 0]).all()
-    assert np.isfinite(out).sum() == 6
+def test_a_known_point_lands_on_its_pixel_from_another_grid(tmp_path):
+    """S1 in geographic coordinates at a third of the pixel size, S2 in UTM: a bright target at known coordinates."""
+    from rasterio.warp import transform, transform_bounds
+
+    raw = tmp_path / "raw"
+    target = (500000 + 321.0, 5000000 - 187.0)  # easting, northing; column 32.1, row 18.7
+    for i in range(3):
+        _tif(raw / f"s{i}_S2.tif", np.full((2, 64, 64), 1000, np.uint16), ("B03", "B02"))
+        west, south, east, north = transform_bounds("EPSG:32633", "EPSG:4326", 499900, 4999260, 500740, 5000100)
+        step = (north - south) / 252  # about 3.3 m
+        columns = round((east - west) / step)
+        decibel = np.full((2, 252, columns), -20.0, np.float32)
+        (x,), (y,) = transform("EPSG:32633", "EPSG:4326", [target[0]], [target[1]])
+        row, column = int((north - y) / step), int((x - west) / step)
+        decibel[:, row - 1 : row + 2, column - 1 : column + 2] = 0.0
+        with rasterio.open(
+            raw / f"s{i}_S1.tif", "w", driver="GTiff", height=252, width=columns, count=2, dtype="float32",
+            crs="EPSG:4326", transform=rasterio.transform.from_origin(west, north, step, step),
+        ) as f:  # fmt: skip
+            f.write(decibel)
+            f.descriptions = ("Sigma0_VV_db", "vh")
+    (raw / "scenes.yaml").write_text(
+        """grid: s2
+modalities:
+  s1: {sensor: sentinel1_grd, file: "{scene}_S1.tif", unit: dB}
+  s2: {sensor: sentinel2_l2a, file: "{scene}_S2.tif", unit: reflectance_1e4, bands: [B03, B02]}
+"""
+    )
+    spec = read_spec(str(raw / "scenes.yaml"))
+    with open_scene(spec, find_scenes(spec, str(raw), False).scenes["s0"], "s0") as scene:
+        assert scene.grid.crs.to_epsg() == 32633
+        assert any("s1: resampled" in remark and "linear power" in remark for remark in scene.remarks)
+        decibel = scene.window("s1", 8, 24, 16)[..., 0]
+        assert (scene.window("s2", 8, 24, 16) == 1000).all()
+    power = 10 ** (decibel / 10) - 0.01
+    rows, columns = np.mgrid[8:24, 24:40] + 0.5
+    assert (power * rows).sum() / power.sum() == pytest.approx(18.7, abs=0.3)
+    assert (power * columns).sum() / power.sum() == pytest.approx(32.1, abs=0.3)
+    # The mean of power: nine source pixels of 1 (about 3.3 m x 2.3 m), 0.01 elsewhere, in pixels of 10 m x 10 m.
+    with RasterFile(str(raw / "s0_S1.tif")) as file:
+        assert power.sum() == pytest.approx(9 * pixel_size_m(file.grid) ** 2 / 100, rel=0.02)
+
+
+def test_bands_may_be_files_and_numbers_scaled(tmp_path):
+    for i in range(3):
+        for band, side in (("B02", 64), ("B11", 32)):
+            _tif(
+                tmp_path / f"s{i}" / f"x_{band}.TIF", np.full((1, side, side), 2000 + side, np.uint16), size=640 / side
+            )
+        _tif(tmp_path / f"s{i}" / "radar.tif", np.full((1, 64, 64), 0.5, np.float32))
+    (tmp_path / "scenes.yaml").write_text(
+        """modalities:
+  s1: {sensor: sentinel1_grd, file: "{scene}/radar.tif", unit: dB, bands: [VV], scale: 30, add: -25}
+  s2: {sensor: sentinel2_l1c, unit: reflectance_1e4, bands: {B11: "{scene}/*_B11.tif", B02: "{scene}/*_B02.tif"}}
+"""
+    )
+    spec = read_spec(str(tmp_path / "scenes.yaml"))
+    with open_scene(spec, find_scenes(spec, str(tmp_path), False).scenes["s0"], "s0") as scene:
+        assert (scene.height, scene.width) == (64, 64)
+        np.testing.assert_allclose(scene.window("s1", 16, 16, 16), -10)
+        assert spec.rasters["s2"].sensor.band_names == ("B02", "B11")
+        np.testing.assert_allclose(scene.window("s2", 16, 16, 16)[3, 3], [2064, 2032])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: a\nname: b\n", "line 2: `name` is given twice, first in line 1"),
+        ("labels: {file: '{scene}', classes: {1: no, 2: yes, 3: no}}", "gives one class name to two raster values"),
+        ("labels: {file: '{scene}', classes: {1.5: a}}", "raster values are whole numbers"),
+        ("modalities: {s1: {sensor: sentinel1_grd, file: '../{scene}', unit: dB}}", "inside the folder of the scenes"),
+        ("split: {by: scene, block: 2}", "`split.block` applies to `by: block` alone"),
+        ("split: {train: [a], test: [a]}", "names the scene a again"),
+        ("a: &x 1\nb: *x", "aliases are not read"),
+        ("", "is empty"),
+    ],
+)
+def test_yaml_is_read_strictly(tmp_path, text, words):
+    if "modalities" not in text and text and "&" not in text:
+        text += "\nmodalities: {s1: {sensor: sentinel1_grd, file: '{scene}', unit: dB}}"
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_spec(str(tmp_path / "s.yaml"))
+    assert words in str(caught.value)
+
+
+def test_yaml_scalars_keep_their_text_and_encodings_are_known(tmp_path):
+    text = (
+        "split: {train: [012, 1e5, 2020-01-01], test: [no]}\n"
+        "modalities: {s1: {sensor: sentinel1_grd, file: '{scene}.tif', unit: dB, nodata: [nan, -9999]}}\n"
+    )
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "s.yaml").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+        spec = read_spec(str(tmp_path / "s.yaml"))
+        assert spec.split.scenes == {"train": ("012", "1e5", "2020-01-01"), "test": ("no",)}
+        assert spec.rasters["s1"].nodata[1] == -9999
+    (tmp_path / "s.yaml").write_bytes(b"name: a\nlicense: Th\xfcr\n")
+    with pytest.raises(InputError, match="line 2: the byte 0xfc is not UTF-8"):
+        read_spec(str(tmp_path / "s.yaml"))
+
+
+def test_an_ambiguous_file_belongs_to_the_longer_pattern(tmp_path):
+    for name in ("a.tif", "a_VV.TIF", "b.tif", "b_VV.tif"):
+        (tmp_path / name).touch()
+    (tmp_path / "s.yaml").write_text(
+        """modalities:
+  s1: {sensor: sentinel1_grd, file: "{scene}_VV.tif", unit: dB, bands: [VV]}
+  s2: {sensor: sentinel2_l2a, file: "{scene}.tif", unit: reflectance_1e4}
+"""
+    )
+    found = find_scenes(read_spec(str(tmp_path / "s.yaml")), str(tmp_path), False).scenes
+    assert set(found) == {"a", "b"}
+    assert found["a"]["{scene}_VV.tif"].endswith("a_VV.TIF")
+    (tmp_path / "a_vv.tif").touch()
+    (tmp_path / "a_VV.tif").touch()
+    with pytest.raises(InputError, match="Two files of scene a match"):
+        find_scenes(read_spec(str(tmp_path / "s.yaml")), str(tmp_path), False)
