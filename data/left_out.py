@@ -4,7 +4,7 @@ import collections
 import csv
 import os
 
-from data.source import LeftOut, Source
+from data.source import LITTLE_DATA, LeftOut, Source
 from data.tile_statistics import ShardStatistics
 from fusionx_jax import files
 from fusionx_jax.errors import InputError
@@ -36,7 +36,8 @@ class Tally:
         return f"{len(self.entries)} of {self._total} tiles left out ({listed})"
 
     def too_many(self) -> bool:
-        return len(self.entries) > self._max_failures * self._total
+        failures = sum(entry.kind != LITTLE_DATA for entry in self.entries)
+        return failures > self._max_failures * self._total
 
     def check(self) -> None:
         """Ends the preparation if too many examples were left out.
@@ -47,7 +48,7 @@ class Tally:
         if self.too_many():
             os.makedirs(self._directory, exist_ok=True)
             self.write()
-            first = self.entries[0]
+            first = next(entry for entry in self.entries if entry.kind != LITTLE_DATA)
             raise InputError(
                 f"{self.summary()}, more than --max_failures={self._max_failures:g} allows; the first: "
                 f"{first.id}: {first.detail}. All are listed in {os.path.join(self._directory, FILE_NAME)}: repair the "

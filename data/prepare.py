@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 
+from data import quality
 from data.registry import DATA_SETS
 from fusionx_jax import progress
 from fusionx_jax.errors import InputError, RunError
@@ -24,6 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--beam", metavar="OPTIONS", help='write shards with Apache Beam, e.g. --beam="--runner=DirectRunner"'
     )
+    quality.add_arguments(parser)
     return parser
 
 
@@ -42,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         max_failures = getattr(args, "max_failures", 0.0)
         options = None if args.beam is None else shlex.split(args.beam)
-        print(writer.prepare(builder.make_source(args), args.out, args.num_workers, max_failures, options))
+        limits = quality.limits(args)
+        source = builder.make_source(args)
+        print(writer.prepare(source, args.out, args.num_workers, max_failures, options, limits))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -96,13 +96,14 @@ def write_shard(source: Source, directory: str, shard: Shard, progress: Progress
         with _RecordFile(temporary) as file:
             for index in _reporting(shard, progress):
                 try:
-                    wire = encode_example(source.example(shard.split, index), description)
+                    example = source.example(shard.split, index)
+                    wire = encode_example(example, description)
                 except BadTile as bad:
                     left_out.append(LeftOut(f"{shard.split}/{index}", bad.kind, bad.detail))
                     continue
                 record = _serialize(wire)
                 file.write(record)
-                accumulator.add(wire, len(record))
+                accumulator.add(example, wire, len(record))
         statistics = accumulator.result(left_out)
         with files.replacing(statistics_path(directory, shard)) as f:
             f.write(statistics.to_json())

@@ -17,6 +17,8 @@ from fusionx_jax.contract import IGNORE_LABEL, Task
 from fusionx_jax.types import Example, Untyped
 
 SPLITS = ("train", "val", "test")
+LITTLE_DATA = "little data"
+"""The kind of left-out tiles that a threshold decides and that are no failures: scenes end within them."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from data import quality
 from data.source import SPLITS, Description, LeftOut
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import modalities as modalities_lib
@@ -22,6 +23,7 @@ class ShardStatistics:
       missing: pixels without data by modality.
       counts: tiles (pixels for pixel labels) of each class by task.
       num_bytes, num_examples: size and number of the records.
+      quality: counts of missing, clipped and zero pixels, see `quality.Counts`.
       left_out: examples of this shard that could not be used.
     """
 
@@ -30,6 +32,7 @@ class ShardStatistics:
     counts: Mapping[str, list[int]]
     num_bytes: int
     num_examples: int
+    quality: quality.Counts
     left_out: tuple[LeftOut, ...]
 
     def to_json(self) -> str:
@@ -50,9 +53,11 @@ class Accumulator:
         self._missing = dict.fromkeys(description.modalities, 0)
         self._counts = {name: np.zeros(len(t.classes), np.int64) for name, t in description.tasks.items()}
         self._examples = self._bytes = 0
+        self._quality = quality.Counter(description)
 
-    def add(self, wire: Mapping[str, Untyped], num_bytes: int) -> None:
-        """Adds an example as it is stored, in `num_bytes` bytes."""
+    def add(self, example: Mapping[str, Untyped], wire: Mapping[str, Untyped], num_bytes: int) -> None:
+        """Adds an example in physical units and as it is stored, in `num_bytes` bytes."""
+        self._quality.add(example, str(example.get("group", "")))
         self._examples += 1
         self._bytes += num_bytes
         for name in self._description.modalities:
@@ -78,6 +83,7 @@ class Accumulator:
             counts={k: v.tolist() for k, v in self._counts.items()},
             num_bytes=self._bytes,
             num_examples=self._examples,
+            quality=self._quality.result(),
             left_out=tuple(left_out),
         )
 
@@ -145,4 +151,11 @@ def _modality(
         mean=(mean * modality.scale + modality.offset).tolist(),
         std=(std * modality.scale).tolist(),
         nodata_fraction=missing / (missing + valid),
+        quality=_quality(name, every),
     )
+
+
+def _quality(name: str, statistics: Sequence[ShardStatistics]) -> dict[str, tuple[float, ...]]:
+    """Shares of missing, clipped and zero pixels by band."""
+    total, *counts = quality.merge({"": s.quality[""]} for s in statistics if s.quality)[""][name]
+    return {kind: tuple((c / total).tolist()) for kind, c in zip(quality.KINDS, counts)}

@@ -13,9 +13,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from data import beam, checks, metadata, workers
+from data import beam, checks, metadata, quality, workers
 from data.left_out import Tally
 from data.shard_writer import TEMPORARY, WORK_DIR, Shard, plan_shards, statistics_path, tile_bytes, write_shard
 from data.source import Description, Source
@@ -35,13 +35,14 @@ def prepare(
     num_workers: int | None = None,
     max_failures: float = 0.0,
     beam_options: Sequence[str] | None = None,
+    limits: quality.Limits | None = None,
 ) -> str:
     """Prepares `source` under `out` and returns the prepared set's directory, `out/NAME/1.0.0`.
 
     Finished shards of an interrupted run of the same command are kept. Examples that cannot be used are left out and
     listed in `left_out.csv`, as long as they are at most the share `max_failures` of all. With `beam_options` (Apache
     Beam's arguments, such as --runner=DirectRunner) that runner writes the shards instead of local processes; its
-    workers must see `out` under the same path.
+    workers must see `out` under the same path. `limits` bound the shares of missing, clipped and zero pixels.
 
     Raises:
       InputError: the directory holds another set, a split the set needs is empty, the pixels are not in the stated
@@ -64,10 +65,16 @@ def prepare(
             _check_space(directory, description, splits)
             statistics = _finished(directory, shards, tally)
             todo = [s for s in shards if s.filename not in statistics]
+            limits = limits or quality.Limits()
             if beam_options is None:
-                statistics |= _write_locally(source, directory, todo, num_workers, tally)
+                check = functools.partial(_check_early, description, statistics, limits)
+                statistics |= _write_locally(source, directory, todo, num_workers, tally, check)
             else:
                 statistics |= _write_with_beam(source, directory, todo, beam_options, tally)
+            counts = [s.quality for s in statistics.values()]
+            remarks = quality.check(counts, description, limits, complete=True)
+            for remark in remarks:
+                print(f"{remark}.", file=sys.stderr)
             tally.write()
             _check_splits(description, shards, statistics, tally)
             metadata.write(directory, description, shards, statistics, tally)
@@ -173,15 +180,28 @@ def _finished(directory: str, shards: Sequence[Shard], tally: Tally) -> dict[str
     return statistics
 
 
+def _check_early(
+    description: Description,
+    earlier: Mapping[str, ShardStatistics],
+    limits: quality.Limits,
+    written: Mapping[str, ShardStatistics],
+) -> None:
+    """Ends the preparation if the pixels written so far are above a limit."""
+    counts = [s.quality for s in (*earlier.values(), *written.values())]
+    quality.check(counts, description, limits, complete=False)
+
+
 def _write_locally(
-    source: Source, directory: str, shards: Sequence[Shard], num_workers: int | None, tally: Tally
-) -> dict[str, ShardStatistics]:
+    source: Source, directory: str, shards: Sequence[Shard], num_workers: int | None, tally: Tally,
+    check: Callable[[Mapping[str, ShardStatistics]], None],
+) -> dict[str, ShardStatistics]:  # fmt: skip
     statistics: dict[str, ShardStatistics] = {}
 
     def finished(shard: Shard, result: ShardStatistics) -> None:
         statistics[shard.filename] = result
         tally.add(result)
         tally.check()
+        check(statistics)
 
     workers.run(source, directory, shards, num_workers, finished)
     return statistics

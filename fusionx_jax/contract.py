@@ -33,6 +33,7 @@ class ModalityContract:
       height, width: tile size, pixels.
       mean, std: per band over valid training pixels, physical unit.
       nodata_fraction: share of pixels without data over all splits (0 lets the model skip validity masks).
+      quality: shares of pixels per band that were "missing", "clipped" to the wire's range, or "zero" (0 dB).
     """
 
     bands: tuple[str, ...]
@@ -47,6 +48,7 @@ class ModalityContract:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     nodata_fraction: float = 0.0
+    quality: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     def composites(self) -> tuple[modalities_lib.Composite, ...]:
         """Ways to draw this modality, from the known sensor whose bands include these (none for others)."""
@@ -160,6 +162,8 @@ def _in_order(by_split: Mapping[str, Json]) -> JsonObject:
 
 
 def _tuples(value: Json) -> Json:
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -236,6 +240,7 @@ def of_modality(
     mean: Sequence[float],
     std: Sequence[float],
     nodata_fraction: float = 0.0,
+    quality: Mapping[str, tuple[float, ...]] | None = None,
 ) -> ModalityContract:
     """The contract of square tiles of a sensor, with statistics in its unit."""
     return ModalityContract(
@@ -251,6 +256,7 @@ def of_modality(
         mean=tuple(mean),
         std=tuple(std),
         nodata_fraction=nodata_fraction,
+        quality=quality or {},
     )
 
 

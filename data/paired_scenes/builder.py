@@ -53,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tile_size", type=int, default=64, help="tile side in pixels (default 64)")
     parser.add_argument("--num_tiles", type=int, default=None, help="keep at most this many tiles, evenly spread")
     parser.add_argument(
+        "--most_missing", type=float, default=0.5,
+        help="share of a tile's pixels that may lack data in a modality before it is left out (default 0.5)",
+    )  # fmt: skip
+    parser.add_argument(
         "--skip_incomplete", action="store_true", help="leave out scenes that lack a file, instead of stopping"
     )
 
@@ -68,13 +72,17 @@ def make_source(args: argparse.Namespace) -> "PairedScenes":
     spec = read_spec(args.spec or os.path.join(args.raw, "scenes.yaml"))
     if args.tile_size < 8:
         raise InputError(f"--tile_size is {args.tile_size}; tiles of at least 8 pixels are needed.")
+    if not 0 <= args.most_missing < 1:
+        raise InputError(f"--most_missing is {args.most_missing:g}; it is a share of pixels, from 0 to below 1.")
     scenes, incomplete = find_scenes(spec, os.path.abspath(args.raw), args.skip_incomplete)
     usable: list[Tile] = []
+    sparse: list[LeftOut] = []
     remarks: dict[str, list[str]] = {}
     grids: dict[str, Grid | None] = {}
     for scene in tqdm(scenes, desc="checking scenes", unit="scene", disable=not sys.stderr.isatty()):
-        checked = check_scene(spec, scenes[scene], scene, args.tile_size)
+        checked = check_scene(spec, scenes[scene], scene, args.tile_size, args.most_missing)
         usable += checked.tiles
+        sparse += checked.sparse
         grids[scene] = checked.grid
         for remark in checked.remarks:
             remarks.setdefault(remark, []).append(scene)
@@ -105,6 +113,7 @@ def make_source(args: argparse.Namespace) -> "PairedScenes":
         group_of={s: p.group for s, p in places.items()},
         dropped=dropped,
         gsd_m=_one_size(spec, grids),
+        sparse=tuple(sparse),
         notes=_notes(remarks, len(scenes)),
     )
 
@@ -147,6 +156,7 @@ class PairedScenes:
     group_of: Mapping[str, str]
     dropped: int
     gsd_m: float
+    sparse: tuple[LeftOut, ...]
     notes: tuple[str, ...]
 
     def describe(self) -> Description:
@@ -189,16 +199,16 @@ class PairedScenes:
         return {s: len(t) for s, t in self.tiles.items()}
 
     def left_out(self) -> Sequence[LeftOut]:
-        return ()
+        return self.sparse
 
     def listed(self) -> int:
-        return sum(len(t) for t in self.tiles.values())
+        return sum(len(t) for t in self.tiles.values()) + len(self.sparse)
 
     def example(self, split: str, index: int) -> Example:
         tile = self.tiles[split][index]
         place = (tile.row, tile.column, self.tile_size)
         with open_scene(self.spec, self.scenes[tile.scene], tile.scene) as scene:
-            out: Example = {"id": f"{tile.scene}_r{tile.row}_c{tile.column}", "group": self.group_of[tile.scene]}
+            out: Example = {"id": tile.id, "group": self.group_of[tile.scene]}
             out |= {m: scene.window(m, *place) for m in self.spec.rasters}
             if self.spec.labels:
                 pixels = scene.labels(*place)

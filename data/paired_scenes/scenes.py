@@ -13,6 +13,7 @@ from data.raster import grid as grids
 from data.raster import names as band_names
 from data.raster.file import Grid, RasterFile
 from data.raster.squares import center
+from data.source import LITTLE_DATA, LeftOut
 from fusionx_jax.contract import IGNORE_LABEL, check_unit
 from fusionx_jax.errors import InputError
 
@@ -77,10 +78,14 @@ class Scene:
             return np.full(2, np.nan, np.float32)
         return center(self.grid.crs, *(self.grid.transform * (column + size / 2, row + size / 2)))
 
+    def path(self, modality: str) -> str:
+        """The first file of a modality."""
+        return self._layers[modality][0].file.path
+
     def describe(self, modality: str) -> str:
         """The first file of a modality, with what is applied to its numbers, for errors."""
-        file = self._layers[modality][0].file
-        return f"{file.path} ({'; '.join(file.remarks)})" if file.remarks else file.path
+        remarks = "; ".join(self._layers[modality][0].file.remarks)
+        return f"{self.path(modality)} ({remarks})" if remarks else self.path(modality)
 
     def _read(
         self, file: RasterFile, row: int, column: int, size: int, indexes: list[int], resampling: str,
@@ -255,34 +260,44 @@ def class_numbers(values: np.ndarray, labels: LabelSpec) -> np.ndarray:
 
 
 class Checked(NamedTuple):
-    """Tiles of a scene with data in every modality and, with labels, a labeled pixel; its grid; remarks."""
+    """Tiles of a scene with data in every modality and, with labels, a labeled pixel; its grid; remarks.
+
+    Attributes:
+      sparse: tiles with too little data, and why.
+    """
 
     tiles: list[Tile]
+    sparse: list[LeftOut]
     grid: Grid | None
     remarks: list[str]
 
 
-def check_scene(spec: Spec, paths: Paths, name: str, size: int) -> Checked:
-    """Reads every tile of `size` pixels.
+def check_scene(spec: Spec, paths: Paths, name: str, size: int, most_missing: float) -> Checked:
+    """Reads every tile of `size` pixels; those of which more than `most_missing` lack a modality are not used.
 
     Raises:
       InputError: a file is damaged, in another unit, or does not match the others of its scene.
     """
-    tiles = []
+    tiles, sparse = [], []
     samples: dict[str, list[np.ndarray]] = {m: [] for m in spec.rasters}
     with open_scene(spec, paths, name) as scene:
         for row in range(0, scene.height - size + 1, size):
             for column in range(0, scene.width - size + 1, size):
-                usable = True
+                tile, usable = Tile(name, row, column), True
                 for modality in spec.rasters:
                     values = scene.window(modality, row, column, size)
-                    usable &= bool(np.isfinite(values).all(-1).any())
+                    missing = 1 - float(np.isfinite(values).all(-1).mean())
+                    if usable and missing > most_missing:
+                        usable = False
+                        if missing < 1:  # without any data it is no part of the scene
+                            detail = f"{scene.path(modality)} lacks {100 * missing:.0f} % of the tile's pixels"
+                            sparse.append(LeftOut(tile.id, LITTLE_DATA, detail))
                     samples[modality].append(values[::_SAMPLING, ::_SAMPLING].reshape(-1, values.shape[-1]))
                 if scene.has_labels:
                     usable &= bool((scene.labels(row, column, size) != IGNORE_LABEL).any())
                 if usable:
-                    tiles.append(Tile(name, row, column))
+                    tiles.append(tile)
         for modality, r in spec.rasters.items():
             if samples[modality]:
                 check_unit(np.concatenate(samples[modality]), r.sensor, scene.describe(modality))
-        return Checked(tiles, scene.grid, scene.remarks)
+        return Checked(tiles, sparse, scene.grid, scene.remarks)

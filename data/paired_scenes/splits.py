@@ -22,6 +22,10 @@ class Tile(NamedTuple):
     row: int
     column: int
 
+    @property
+    def id(self) -> str:
+        return f"{self.scene}_r{self.row}_c{self.column}"
+
 
 def assign_splits(
     split: SplitSpec, tiles: Sequence[Tile], size: int, places: Mapping[str, Place] | None = None
