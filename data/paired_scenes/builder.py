@@ -23,6 +23,7 @@ count as one place.
 """
 
 import argparse
+import collections
 import dataclasses
 import os
 import sys
@@ -77,20 +78,28 @@ def make_source(args: argparse.Namespace) -> "PairedScenes":
     scenes, incomplete = find_scenes(spec, os.path.abspath(args.raw), args.skip_incomplete)
     usable: list[Tile] = []
     sparse: list[LeftOut] = []
+    label_values: collections.Counter[float] = collections.Counter()
     remarks: dict[str, list[str]] = {}
     grids: dict[str, Grid | None] = {}
     for scene in tqdm(scenes, desc="checking scenes", unit="scene", disable=not sys.stderr.isatty()):
         checked = check_scene(spec, scenes[scene], scene, args.tile_size, args.most_missing)
         usable += checked.tiles
         sparse += checked.sparse
+        label_values.update(checked.unnamed)
         grids[scene] = checked.grid
         for remark in checked.remarks:
             remarks.setdefault(remark, []).append(scene)
     if not usable:
+        first = f" ({sparse[0].id}: {sparse[0].detail})" if sparse else ""
         raise InputError(
             f"None of the {len(scenes)} scenes in {args.raw} gives a tile of {args.tile_size} pixels with data in "
-            "every modality; use a smaller --tile_size or check the no-data values."
+            f"every modality{first}; check the units (power of zero or less has no decibels) and the no-data values, "
+            "use a smaller --tile_size, or allow a larger share with --most_missing."
         )
+    unnamed = sum(label_values.values())
+    if unnamed:
+        values = ", ".join(f"{v:g}" for v in sorted(label_values, key=lambda v: -label_values[v])[:5])
+        remarks[f"labels: {unnamed} pixels have values that name no class (most often {values})"] = list(scenes)
     if args.num_tiles is not None:
         if args.num_tiles < 2:
             raise InputError(f"--num_tiles is {args.num_tiles}; at least 2 are needed.")

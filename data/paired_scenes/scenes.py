@@ -1,5 +1,6 @@
 """Open scenes: their files on one grid, read by window as physical values and class numbers."""
 
+import collections
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -67,10 +68,14 @@ class Scene:
 
     def labels(self, row: int, column: int, size: int) -> np.ndarray:
         """Class numbers uint8 [size, size], 255 where the raster's value names no class."""
+        return self.label_values(row, column, size)[1]
+
+    def label_values(self, row: int, column: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """The raster's values, NaN where there are none, and class numbers, both [size, size]."""
         if self._labels is None or self._spec.labels is None:
-            return np.full((size, size), IGNORE_LABEL, np.uint8)
+            return np.full((size, size), np.nan), np.full((size, size), IGNORE_LABEL, np.uint8)
         values = self._read(self._labels, row, column, size, [0], "nearest", lambda x: x)[..., 0]
-        return class_numbers(values, self._spec.labels)
+        return values, class_numbers(values, self._spec.labels)
 
     def center(self, row: int, column: int, size: int) -> np.ndarray:
         """Longitude and latitude of a tile's center (degrees, WGS 84); NaN without a coordinate system."""
@@ -264,10 +269,12 @@ class Checked(NamedTuple):
 
     Attributes:
       sparse: tiles with too little data, and why.
+      unnamed: label pixels by value, of the values that name no class.
     """
 
     tiles: list[Tile]
     sparse: list[LeftOut]
+    unnamed: collections.Counter[float]
     grid: Grid | None
     remarks: list[str]
 
@@ -279,6 +286,7 @@ def check_scene(spec: Spec, paths: Paths, name: str, size: int, most_missing: fl
       InputError: a file is damaged, in another unit, or does not match the others of its scene.
     """
     tiles, sparse = [], []
+    unnamed: collections.Counter[float] = collections.Counter()
     samples: dict[str, list[np.ndarray]] = {m: [] for m in spec.rasters}
     with open_scene(spec, paths, name) as scene:
         for row in range(0, scene.height - size + 1, size):
@@ -294,10 +302,15 @@ def check_scene(spec: Spec, paths: Paths, name: str, size: int, most_missing: fl
                             sparse.append(LeftOut(tile.id, LITTLE_DATA, detail))
                     samples[modality].append(values[::_SAMPLING, ::_SAMPLING].reshape(-1, values.shape[-1]))
                 if scene.has_labels:
-                    usable &= bool((scene.labels(row, column, size) != IGNORE_LABEL).any())
+                    values, numbers = scene.label_values(row, column, size)
+                    usable &= bool((numbers != IGNORE_LABEL).any())
+                    lost, counts = np.unique(
+                        values[(numbers == IGNORE_LABEL) & np.isfinite(values)], return_counts=True
+                    )
+                    unnamed.update(dict(zip(lost.tolist(), counts.tolist())))
                 if usable:
                     tiles.append(tile)
         for modality, r in spec.rasters.items():
             if samples[modality]:
                 check_unit(np.concatenate(samples[modality]), r.sensor, scene.describe(modality))
-        return Checked(tiles, sparse, scene.grid, scene.remarks)
+        return Checked(tiles, sparse, unnamed, scene.grid, scene.remarks)

@@ -59,9 +59,11 @@ def assign_splits(
         assigned = {t: listed.get(t.scene) for t in tiles}
     elif split.by == "scene":
         if len(groups) < 3:
+            largest = max(([s for s in scenes if group_of[s] == g] for g in groups), key=len)
+            overlap = f"; {', '.join(largest)} overlap and count as one" if len(largest) > 1 else ""
             raise InputError(
-                f"Splitting by scene needs at least 3 places, and there are {len(groups)} ({len(scenes)} scenes; those "
-                "that overlap are one); use `split: {by: block}`."
+                f"Splitting by scene needs at least 3 places, and there are {len(groups)}{overlap}; use "
+                "`split: {by: block}`."
             )
         split_of_group = _random_splits(groups, split.fractions, rng)
         assigned = {t: split_of_group[group_of[t.scene]] for t in tiles}
