@@ -21,6 +21,7 @@ from fusionx_jax.errors import InputError, RunError, is_out_of_memory
 from fusionx_jax.types import Json, JsonObject, Untyped
 
 FOLDER = "checkpoints"
+_PATTERN_CHARACTERS = "[]\\"  # orbax-checkpoint 0.12.8 saves without an error and leaves out the arrays
 Result = TypeVar("Result")
 
 
@@ -127,8 +128,14 @@ def check_address(workdir: str) -> None:
     """Checks that Orbax can write arrays to the workdir: it passes gs:// to TensorStore, all else counts as local.
 
     Raises:
-      InputError: the workdir is another address.
+      InputError: the workdir is another address, or its path has characters with which Orbax loses arrays.
     """
+    lost = [c for c in _PATTERN_CHARACTERS if c in files.absolute(workdir)]
+    if lost:
+        raise InputError(
+            f"Checkpoints cannot be written to {workdir}: its path contains {lost[0]}, which Orbax reads as a pattern when "
+            "it merges the files of a checkpoint, so that arrays are lost; rename the folder."
+        )
     if files.is_address(workdir) and not workdir.startswith("gs://"):
         raise InputError(
             f"Checkpoints cannot be written to {workdir}: Orbax writes them to local paths and gs:// only; give such a "

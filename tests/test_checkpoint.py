@@ -91,3 +91,17 @@ sys.exit(pretrain.run(c, sys.argv[1]))
     go(tmp_path / "moved", 8, 2, 4)
     go(tmp_path / "moved", 4, 4, 2)
     assert go(tmp_path / "moved", 1, 6, 1) == pytest.approx(whole, rel=2e-4)
+
+
+@pytest.mark.parametrize("name", ["50% {x}", "a*b?c", "a$b 'c'", "é漢#&;:~+|,", "run [1]", "a\\b"])
+def test_what_is_saved_at_an_odd_path_is_read_back_or_the_path_is_refused(simulated, tmp_path, name):
+    workdir = str(tmp_path / name)
+    try:
+        checkpoint.check_address(workdir)
+    except InputError:
+        assert set(name) & set("[]\\")
+        return
+    state = {"w": jax.numpy.arange(3.0)}
+    with checkpoint.Manager(workdir, {}, contract.load(simulated), 1) as manager:
+        manager.save(1, state, wait=True)
+        assert np.array_equal(manager.restore(1, state)["w"], state["w"])

@@ -108,7 +108,7 @@ def make_source(args: argparse.Namespace) -> "PairedScenes":
     if unknown:
         raise InputError(f"{spec.path}: `groups` names the scene {unknown[0]}, which is not in {args.raw}.")
     named = {group: [s for s in members if s in scenes] for group, members in spec.groups.items()}
-    places, overlaps = place_scenes(grids, named)
+    places, overlaps = place_scenes(grids, named, whole_scenes=spec.split.by != "block")
     for remark in overlaps:
         remarks[remark] = list(scenes)
     by_split = assign_splits(spec.split, usable, args.tile_size, places)

@@ -27,19 +27,23 @@ class Place(NamedTuple):
 
 
 def place_scenes(
-    grid_of: Mapping[str, Grid | None], named: Mapping[str, Sequence[str]]
+    grid_of: Mapping[str, Grid | None], named: Mapping[str, Sequence[str]], whole_scenes: bool = True
 ) -> tuple[dict[str, Place], list[str]]:
     """The place of each scene, and remarks on scenes that overlap.
 
-    A group has the name that the YAML gives it, or that of its first scene. Where all scenes have one footprint, their
-    coordinates may be placeholders: each scene is then a group, with a warning.
+    A group has the name that the YAML gives it, or that of its first scene. Where all scenes have one footprint, no
+    split of whole scenes could keep it apart, and their coordinates may be placeholders: each scene is then a group,
+    with a warning.
+
+    Args:
+      whole_scenes: whether scenes are assigned to splits as a whole, and not block by block of the ground.
     """
     grids_only = [g for g in grid_of.values() if g is not None]
-    several = len(grid_of) > 2 and not named and len(grids_only) == len(grid_of)
+    several = whole_scenes and len(grid_of) > 2 and not named and len(grids_only) == len(grid_of)
     if several and all(grids.is_same(g, grids_only[0]) for g in grids_only):
         warning = (
             f"warning: all {len(grid_of)} scenes have the same footprint. If their coordinates are right, splits by "
-            "scene show the same ground: name `groups`, or give scenes of several places"
+            "scene show the same ground: use `split: {by: block}`, or give scenes of several places"
         )
         return {scene: Place(scene, 0, 0) for scene in grid_of}, [warning]
     members_of = _groups(grid_of, named)

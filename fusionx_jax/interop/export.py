@@ -142,6 +142,8 @@ def export(
     """
     if os.path.exists(out):
         raise InputError(f"{out} exists already; give another --out, or remove it.")
+    if to == "orbax":
+        checkpoint.check_address(out)
     loaded = encoder_lib.load(path)
     if with_decoder and to == "stablehlo":
         raise InputError("--with_decoder is for weights (orbax, safetensors); the program encodes only.")

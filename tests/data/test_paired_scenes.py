@@ -158,6 +158,8 @@ def test_overlapping_footprints_are_found_across_zones_and_named_groups_joined()
     assert remarks == ["the scenes a, b, zone overlap and stay in one split where they do"]
     _, remarks = place_scenes({s: _grid(0) for s in "abc"}, {})
     assert "same footprint" in remarks[0]
+    places, _ = place_scenes({s: _grid(0) for s in "abc"}, {}, whole_scenes=False)
+    assert set(places.values()) == {Place("a", 0, 0)}
 
 
 def test_whole_scenes_stay_in_one_split():

@@ -59,6 +59,11 @@ def test_an_address_that_takes_no_checkpoint_is_refused_before_anything_is_writt
         pretrain.run(tiny_config, address)
     assert not files.exists(address)
 
+    for name in ("run [1]", "run]", "a\\b"):
+        with pytest.raises(InputError, match="which Orbax reads as a pattern"):
+            checkpoint.check_address(f"/tmp/{name}/w")
+    checkpoint.check_address("/tmp/50% {x} é*?$'\"#&;:~+|,/w")  # all of these are read back
+
     def refuse(*_, **__):
         raise ValueError("PERMISSION_DENIED: no access\nand a long trace")
 
