@@ -133,8 +133,8 @@ def check_address(workdir: str) -> None:
     lost = [c for c in _PATTERN_CHARACTERS if c in files.absolute(workdir)]
     if lost:
         raise InputError(
-            f"Checkpoints cannot be written to {workdir}: its path contains {lost[0]}, which Orbax reads as a pattern when "
-            "it merges the files of a checkpoint, so that arrays are lost; rename the folder."
+            f"Checkpoints cannot be written to {workdir}: its path contains {lost[0]}, which Orbax reads as a pattern "
+            "when it merges the files of a checkpoint, so that arrays are lost; rename the folder."
         )
     if files.is_address(workdir) and not workdir.startswith("gs://"):
         raise InputError(
