@@ -194,7 +194,7 @@ class RasterFile:
         for value in declared:
             always = known if self.dtype.kind == "u" else ()
             codes = list(given) or [*([] if value is None else [value]), *always]
-            out.append([held for held in (self._as_stored(code) for code in codes) if held is not None])
+            out.append([c for c in map(self._as_stored, codes) if c is not None])
         return out
 
     def _as_stored(self, code: float) -> float | None:
