@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data import left_out
+from data import left_out, remarks
 from data.shard_writer import WORK_DIR, Shard
 from data.source import Description
 from data.tile_statistics import ShardStatistics, build_contract
@@ -42,9 +42,14 @@ def write(
     for shard in shards:
         by_split.setdefault(shard.split, []).append(statistics[shard.filename])
     by_split = {split: members for split, members in by_split.items() if sum(m.num_examples for m in members)}
+    contract = build_contract(description, by_split)
+    found = [*remarks.on_files(s.remarks for s in statistics.values()), *remarks.on_classes(contract)]
+    for remark in found:
+        print(f"{remark}.", file=sys.stderr)
+    contract = dataclasses.replace(contract, notes=(*contract.notes, *found))
     _write_tfds(directory, description, by_split)
     with files.replacing(os.path.join(directory, contract_lib.FILE_NAME)) as f:
-        f.write(build_contract(description, by_split).to_json())
+        f.write(contract.to_json())
     shutil.rmtree(os.path.join(directory, WORK_DIR))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from data.archive import Archive
 from data.raster import squares
+from data.raster.grid import RESAMPLINGS
 from data.source import SPLITS, BadTile, Description, LeftOut, evenly, fingerprint, scene_labels
 from fusionx_jax import modalities
 from fusionx_jax.contract import IGNORE_LABEL, Task
@@ -43,7 +44,8 @@ class Options(NamedTuple):
 
 PIXELS = "label_pixel"
 Reader = Callable[[Archive, Patch, Options], Example]
-"""Reads one patch: modalities as physical [H, W, C] with NaN for missing pixels, and "location" or pixel labels."""
+"""Reads one patch: modalities as physical [H, W, C] with NaN for missing pixels, and as far as the files give them
+"location", pixel labels and "remarks" (what the files declare that was applied)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, raw: str) -> None:
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser, raw: str) -> None:
         "--max_failures", type=float, default=0.01, help="share of patches that may be unusable (default 0.01)"
     )
     parser.add_argument(
-        "--resampling", choices=squares.RESAMPLINGS, default="bilinear",
+        "--resampling", choices=RESAMPLINGS, default="bilinear",
         help="resampling of 20 m and 60 m bands to 10 m (default bilinear)",
     )  # fmt: skip
     parser.add_argument(
@@ -194,25 +196,28 @@ def make(
     )
 
 
-def sentinel1(
-    archive: Archive, files: Sequence[str], size: int, chosen: Options, indexes: Sequence[int] | None = None
-) -> squares.Bands:
-    """Sentinel-1 backscatter in dB, as the data set delivers it: single-band files, or the bands `indexes` of one."""
-    return squares.read_bands([archive.file(f) for f in files], size, chosen.resampling, indexes=indexes)
-
-
-def sentinel2(
+def read_sensor(
     archive: Archive,
+    sensor: modalities.Modality,
     files: Sequence[str],
     size: int,
     chosen: Options,
-    nodata: float | None = None,
     indexes: Sequence[int] | None = None,
 ) -> squares.Bands:
-    """Sentinel-2 digital numbers as reflectance x 10^4, the offset applied; files as for `sentinel1`."""
+    """A sensor's bands as the data set delivers them: single-band files, or the bands `indexes` of one.
+
+    Sentinel-1 backscatter is in dB; Sentinel-2 digital numbers are reflectance x 10^4 once the offset is applied.
+    """
     paths = [archive.file(f) for f in files]
-    bands = squares.read_bands(paths, size, chosen.resampling, nodata=nodata, indexes=indexes)
-    return bands._replace(values=bands.values + chosen.s2_offset)
+    bands = squares.read_bands(paths, size, chosen.resampling, sensor=sensor, indexes=indexes)
+    return bands._replace(values=bands.values + chosen.s2_offset) if sensor.unit != "dB" else bands
+
+
+def as_example(sensors: Mapping[str, squares.Bands]) -> Example:
+    """The part of an example that files give: values by modality, the location of the last, and remarks on files."""
+    *_, last = sensors.values()
+    remarks = tuple(f"{name}: {remark}" for name, bands in sensors.items() for remark in bands.remarks)
+    return {**{name: bands.values for name, bands in sensors.items()}, "location": last.location, "remarks": remarks}
 
 
 def band_files(folder: str, stem: str, modality: modalities.Modality) -> list[str]:

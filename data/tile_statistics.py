@@ -1,5 +1,6 @@
 """Statistics of the stored tiles: streaming sums of each shard, and the contract made of all shards."""
 
+import collections
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ class ShardStatistics:
       counts: tiles (pixels for pixel labels) of each class by task.
       num_bytes, num_examples: size and number of the records.
       quality: counts of missing, clipped and zero pixels, see `quality.Counts`.
+      remarks: what the files of the tiles declare that was applied, and the number of these tiles.
       left_out: examples of this shard that could not be used.
     """
 
@@ -33,6 +35,7 @@ class ShardStatistics:
     num_bytes: int
     num_examples: int
     quality: quality.Counts
+    remarks: Mapping[str, int]
     left_out: tuple[LeftOut, ...]
 
     def to_json(self) -> str:
@@ -54,10 +57,12 @@ class Accumulator:
         self._counts = {name: np.zeros(len(t.classes), np.int64) for name, t in description.tasks.items()}
         self._examples = self._bytes = 0
         self._quality = quality.Counter(description)
+        self._remarks = collections.Counter[str]()
 
     def add(self, example: Mapping[str, Untyped], wire: Mapping[str, Untyped], num_bytes: int) -> None:
         """Adds an example in physical units and as it is stored, in `num_bytes` bytes."""
         self._quality.add(example, str(example.get("group", "")))
+        self._remarks.update(example.get("remarks", ()))
         self._examples += 1
         self._bytes += num_bytes
         for name in self._description.modalities:
@@ -84,6 +89,7 @@ class Accumulator:
             num_bytes=self._bytes,
             num_examples=self._examples,
             quality=self._quality.result(),
+            remarks=dict(self._remarks),
             left_out=tuple(left_out),
         )
 

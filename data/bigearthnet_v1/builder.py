@@ -164,7 +164,7 @@ def _labels(archive: Archive, path: str) -> list[str] | LeftOut:
 def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     """Both sensors of one pair; also serves v2, whose scenes stand between root and patch."""
     s2_folder, s1_folder, s1_name = patch.where
-    s2 = patches.sentinel2(archive, patches.band_files(f"{s2_folder}/{patch.id}", patch.id, S2), SIZE, chosen, nodata=0)
-    s1 = patches.sentinel1(archive, patches.band_files(f"{s1_folder}/{s1_name}", s1_name, S1), SIZE, chosen)
+    s2 = patches.read_sensor(archive, S2, patches.band_files(f"{s2_folder}/{patch.id}", patch.id, S2), SIZE, chosen)
+    s1 = patches.read_sensor(archive, S1, patches.band_files(f"{s1_folder}/{s1_name}", s1_name, S1), SIZE, chosen)
     squares.require_one_place(s1, s2, f"{patch.id} and its Sentinel-1 patch {s1_name}")
-    return {"s1": s1.values, "s2": s2.values, "location": s2.location}
+    return patches.as_example({"s1": s1, "s2": s2})

@@ -13,7 +13,7 @@ import numpy as np
 from data import clc, patches
 from data.archive import Archive
 from data.bigearthnet_v1 import builder as v1
-from data.bigearthnet_v2.database import FILE, Database, resize
+from data.bigearthnet_v2.database import FILE, Database
 from data.patches import Options, Patch
 from data.raster import squares
 from data.source import BadTile, LeftOut
@@ -147,6 +147,11 @@ def _class_numbers(codes: np.ndarray) -> np.ndarray:
     return _CODES[np.clip(np.nan_to_num(codes, nan=999), 0, 999).astype(int)]
 
 
+def _without_codes(stored: np.ndarray) -> np.ndarray:
+    """A stored band as floating point, NaN where it has one of the product's no-data codes."""
+    return np.where(np.isin(stored, v1.S2.nodata_codes), np.nan, stored.astype(np.float64))
+
+
 def read_from_database(database: Database, archive: Archive, patch: Patch, chosen: Options) -> dict:
     """The same from the LMDB form."""
     del archive
@@ -155,7 +160,8 @@ def read_from_database(database: Database, archive: Archive, patch: Patch, chose
     lacking = [b for b in (*v1.S2.band_names, *v1.S1.band_names) if b not in {**optical, **radar}]
     if lacking:
         raise BadTile("missing band", f"{patch.id} or {s1_name} has no {', '.join(lacking)}")
-    s2 = np.stack([resize(optical[b], v1.SIZE, chosen.resampling) for b in v1.S2.band_names], axis=-1)
+    bands = [_without_codes(optical[b]) for b in v1.S2.band_names]
+    s2 = np.concatenate([squares.resize(b[..., None], v1.SIZE, chosen.resampling) for b in bands], axis=-1)
     s1 = np.stack([radar[b].astype(np.float64) for b in v1.S1.band_names], axis=-1)
     out = {"s1": s1, "s2": s2 + chosen.s2_offset}
     if map_folder is not None:

@@ -75,22 +75,3 @@ class Database:
             return load(bytes(value))
         except SafetensorError as error:
             raise BadTile("unreadable file", f"{self.folder}, {name}: {error}") from error
-
-
-def resize(band: np.ndarray, size: int, resampling: str) -> np.ndarray:
-    """A square band on a grid of `size` x `size` pixels, resampled as GeoTIFF bands are; zero is no data."""
-    if band.shape == (size, size):
-        return np.where(band == 0, np.nan, band.astype(np.float64))
-    from rasterio.enums import Resampling
-    from rasterio.io import MemoryFile
-    from rasterio.transform import from_origin
-
-    height, width = band.shape
-    profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": band.dtype, "nodata": 0}
-    profile["transform"] = from_origin(0, 0, 10, 10)  # resampling needs some transform; its origin does not matter
-    with MemoryFile() as memory:
-        with memory.open(**profile) as file:
-            file.write(band, 1)
-        with memory.open() as file:
-            read = file.read(1, out_shape=(size, size), resampling=Resampling[resampling], masked=True)
-    return read.astype(np.float64).filled(np.nan)

@@ -17,6 +17,7 @@ from fusionx_jax.errors import InputError
 
 SIZE = 256
 _NAME = re.compile(r"(ROIs0000_[A-Za-z]+)_(s1|s2|dfc)_([A-Za-z0-9]+)_p(\d+)\.tif")
+_S1, _S2 = modalities.SENTINEL1_GRD, modalities.SENTINEL2_L1C
 _S2_INDEXES = tuple(range(1, 14))
 
 
@@ -61,7 +62,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         unusable,
         cover=0.05,
         name="dfc2020",
-        modalities={"s1": modalities.SENTINEL1_GRD, "s2": modalities.SENTINEL2_L1C},
+        modalities={"s1": _S1, "s2": _S2},
         gsd_m=10.0,
         tile_size=args.tile_size,
         tasks=patches.pixel_tasks(igbp.SIMPLIFIED),
@@ -98,15 +99,10 @@ def _split(folder: str | None, members: list[Patch]) -> tuple[dict[str, list[Pat
 def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     """Both sensors and the labels of one patch."""
     s1_path, s2_path, dfc_path = patch.where
-    s1 = patches.sentinel1(archive, [s1_path], SIZE, chosen, indexes=(1, 2))
-    s2 = patches.sentinel2(archive, [s2_path], SIZE, chosen, indexes=_S2_INDEXES)
+    s1 = patches.read_sensor(archive, _S1, [s1_path], SIZE, chosen, indexes=(1, 2))
+    s2 = patches.read_sensor(archive, _S2, [s2_path], SIZE, chosen, indexes=_S2_INDEXES)
     codes = read_bands([archive.file(dfc_path)], SIZE, "nearest", indexes=(1,)).values[..., 0]
     if codes.max() > 10:
         raise BadTile("wrong labels", f"{dfc_path} holds the code {codes.max():g}; DFC2020's are 0 to 10 (IGBP map?)")
     labels = igbp.class_numbers(codes, igbp.FROM_DFC)
-    return {
-        "s1": s1.values,
-        "s2": s2.values,
-        patches.PIXELS: labels,
-        "location": s2.location,
-    }
+    return {**patches.as_example({"s1": s1, "s2": s2}), patches.PIXELS: labels}

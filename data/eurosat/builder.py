@@ -30,7 +30,8 @@ CLASSES = (
     "SeaLake",
 )
 _FILE_ORDER = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A")
-_INDEXES = tuple(_FILE_ORDER.index(b) + 1 for b in modalities.SENTINEL2_L1C.band_names)
+_S1, _S2 = modalities.SENTINEL1_GRD, modalities.SENTINEL2_L1C
+_INDEXES = tuple(_FILE_ORDER.index(b) + 1 for b in _S2.band_names)
 _LISTS = {s: (f"eurosat-{s}.txt", f"{s}.txt", f"eurosat-spatial-{s}.txt") for s in ("train", "val", "test")}
 
 
@@ -78,7 +79,6 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
     else:
         by_split = patches.split_by_hash(list(found.values()), {"train": 0.6, "val": 0.2, "test": 0.2}, by_group=False)
         origin = "by patch, hashed: neighbors may be in different splits (no lists given: --splits)"
-    sensors = {"s2": modalities.SENTINEL2_L1C}
     return patches.make(
         args,
         archive,
@@ -86,7 +86,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         read_patch,
         unusable,
         name="eurosat" if radar_archive else "eurosat_optical",
-        modalities={"s1": modalities.SENTINEL1_GRD, **sensors} if radar_archive else sensors,
+        modalities={"s1": _S1, "s2": _S2} if radar_archive else {"s2": _S2},
         gsd_m=10.0,
         tile_size=SIZE,
         tasks={"single": Task("label_single", "single", CLASSES)},
@@ -113,10 +113,9 @@ def _by_name(archive: Archive) -> dict[str, str]:
 def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     """One patch of either sensor; Sentinel-1 only where the set has it."""
     path, radar = patch.where
-    s2 = patches.sentinel2(archive, [path], SIZE, chosen, indexes=_INDEXES)
-    out = {"s2": s2.values, "location": s2.location}
-    if radar:
-        s1 = squares.read_bands([radar], SIZE, chosen.resampling, indexes=(1, 2))
-        squares.require_one_place(s1, s2, f"{radar} and {path}")
-        out["s1"] = s1.values
-    return out
+    s2 = patches.read_sensor(archive, _S2, [path], SIZE, chosen, indexes=_INDEXES)
+    if not radar:
+        return patches.as_example({"s2": s2})
+    s1 = squares.read_bands([radar], SIZE, chosen.resampling, sensor=_S1, indexes=(1, 2))
+    squares.require_one_place(s1, s2, f"{radar} and {path}")
+    return patches.as_example({"s1": s1, "s2": s2})

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float
 
 from data.raster.file import Grid, RasterFile, same_place
 
@@ -61,23 +62,33 @@ def read(
       convert: from the file's numbers [h, w, bands] to the values that are resampled.
       as_power: resample the converted values, which are in dB, as linear power.
     """
-    from rasterio.enums import Resampling
     from rasterio.transform import Affine
-    from rasterio.warp import reproject
 
-    out = np.full((len(indexes), size, size), np.nan)
     top, left, height, width = _source_window(source, target, row, column, size)
     if height <= 0 or width <= 0:
-        return np.moveaxis(out, 0, -1)
-    values = np.moveaxis(convert(file.read(top, left, height, width, indexes)), -1, 0)
+        return np.full((size, size, len(indexes)), np.nan)
+    values = convert(file.read(top, left, height, width, indexes))
+    window = Grid(source.crs, source.transform * Affine.translation(left, top), height, width)
+    onto = Grid(target.crs, target.transform * Affine.translation(column, row), size, size)
+    return resample(values, window, onto, resampling, as_power)
+
+
+def resample(
+    values: Float[np.ndarray, "height width bands"], source: Grid, target: Grid, resampling: str, as_power: bool = False
+) -> Float[np.ndarray, "rows columns bands"]:
+    """Values of one grid on another one; NaN is no data. Arguments as for `read`."""
+    from rasterio.enums import Resampling
+    from rasterio.warp import reproject
+
+    values = np.moveaxis(values, -1, 0)
     if as_power:
         values = 10 ** (values / 10)
-    resampling = kernel(source, target, resampling)
+    out = np.full((len(values), target.height, target.width), np.nan)
     reproject(
         np.ascontiguousarray(values), out,
-        src_transform=source.transform * Affine.translation(left, top), src_crs=source.crs, src_nodata=np.nan,
-        dst_transform=target.transform * Affine.translation(column, row), dst_crs=target.crs, dst_nodata=np.nan,
-        resampling=Resampling[resampling],
+        src_transform=source.transform, src_crs=source.crs, src_nodata=np.nan,
+        dst_transform=target.transform, dst_crs=target.crs, dst_nodata=np.nan,
+        resampling=Resampling[kernel(source, target, resampling)],
     )  # fmt: skip
     if as_power:
         out = 10 * np.log10(out)

@@ -17,6 +17,7 @@ from fusionx_jax import modalities
 
 SIZE = 256
 _SEASONS = ("ROIs1158_spring", "ROIs1868_summer", "ROIs1970_fall", "ROIs2017_winter")
+_S1, _S2 = modalities.SENTINEL1_GRD, modalities.SENTINEL2_L1C
 _S2_INDEXES = tuple(range(1, 14))  # all 13 bands of L1C, in the product's order
 _COVER = 0.1
 
@@ -71,7 +72,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         [*unusable, *missing],
         cover=_COVER,
         name="sen12ms",
-        modalities={"s1": modalities.SENTINEL1_GRD, "s2": modalities.SENTINEL2_L1C},
+        modalities={"s1": _S1, "s2": _S2},
         gsd_m=10.0,
         tile_size=args.tile_size,
         tasks=patches.pixel_tasks(igbp.SIMPLIFIED) if with_cover else {},
@@ -107,9 +108,9 @@ def _split(folder: str | None, found: dict[str, Patch]) -> tuple[dict[str, list[
 def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     """The triplet of one patch."""
     s1_path, s2_path, lc_path = patch.where
-    s1 = patches.sentinel1(archive, [s1_path], SIZE, chosen, indexes=(1, 2))
-    s2 = patches.sentinel2(archive, [s2_path], SIZE, chosen, indexes=_S2_INDEXES)
-    out = {"s1": s1.values, "s2": s2.values, "location": s2.location}
+    s1 = patches.read_sensor(archive, _S1, [s1_path], SIZE, chosen, indexes=(1, 2))
+    s2 = patches.read_sensor(archive, _S2, [s2_path], SIZE, chosen, indexes=_S2_INDEXES)
+    out = patches.as_example({"s1": s1, "s2": s2})
     if lc_path:
         codes = read_bands([archive.file(lc_path)], SIZE, "nearest", indexes=(1,)).values[..., 0]
         out[patches.PIXELS] = igbp.class_numbers(codes, igbp.FROM_IGBP)

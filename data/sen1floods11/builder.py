@@ -17,6 +17,7 @@ from fusionx_jax import modalities
 from fusionx_jax.contract import IGNORE_LABEL
 
 SIZE = 512
+_S1, _S2 = modalities.SENTINEL1_GRD, modalities.SENTINEL2_L1C
 _FOLDERS = {"s1": ("S1Hand", "S1"), "s2": ("S2Hand", "S2"), "labels": ("LabelHand", "Labels")}
 _SPLIT_FILES = {
     "train": ("flood_train_data.csv",),
@@ -74,7 +75,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         unusable,
         cover=0.05,
         name="sen1floods11",
-        modalities={"s1": modalities.SENTINEL1_GRD, "s2": modalities.SENTINEL2_L1C},
+        modalities={"s1": _S1, "s2": _S2},
         gsd_m=10.0,
         tile_size=args.tile_size,
         tasks=patches.pixel_tasks(("land", "water")),
@@ -100,15 +101,10 @@ def _folder(archive: Archive, names: tuple[str, ...]) -> str:
 def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     """Both sensors and the labels of one chip."""
     s1_path, s2_path, label_path = patch.where
-    s1 = patches.sentinel1(archive, [s1_path], SIZE, chosen, indexes=(1, 2))
-    s2 = patches.sentinel2(archive, [s2_path], SIZE, chosen, nodata=0, indexes=tuple(range(1, 14)))
+    s1 = patches.read_sensor(archive, _S1, [s1_path], SIZE, chosen, indexes=(1, 2))
+    s2 = patches.read_sensor(archive, _S2, [s2_path], SIZE, chosen, indexes=tuple(range(1, 14)))
     coded = read_bands([archive.file(label_path)], SIZE, "nearest", indexes=(1,)).values[..., 0]
     labels = np.full(coded.shape, IGNORE_LABEL, np.uint8)
     for code in (0, 1):
         labels[coded == code] = code
-    return {
-        "s1": s1.values,
-        "s2": s2.values,
-        patches.PIXELS: labels,
-        "location": s2.location,
-    }
+    return {**patches.as_example({"s1": s1, "s2": s2}), patches.PIXELS: labels}

@@ -19,6 +19,7 @@ from data.source import LeftOut
 from fusionx_jax import modalities
 
 SIZE = 264
+_S1 = modalities.SENTINEL1_GRD
 _DATE = re.compile(r"(20\d{6})T\d{6}")
 _LEVELS = {"l2a": ("s2a", modalities.SENTINEL2_L2A), "l1c": ("s2c", modalities.SENTINEL2_L1C)}
 
@@ -63,7 +64,7 @@ def make_source(args: argparse.Namespace) -> patches.PatchSource:
         read_patch,
         unusable,
         name=f"ssl4eo_s12_{args.s2}",
-        modalities={"s1": modalities.SENTINEL1_GRD, "s2": sensor},
+        modalities={"s1": _S1, "s2": sensor},
         gsd_m=10.0,
         tile_size=SIZE,
         tasks={},
@@ -93,8 +94,9 @@ def _plain(band: str) -> str:
 def read_patch(archive: Archive, patch: Patch, chosen: Options) -> dict:
     """Both sensors of one season; a few patches are a pixel larger and are resampled to 264."""
     s1_folder, s2_folder, level = patch.where
-    bands = _LEVELS[level][1].band_names
-    s2 = patches.sentinel2(archive, [f"{s2_folder}/{_plain(b)}.tif" for b in bands], SIZE, chosen)
-    s1 = patches.sentinel1(archive, [f"{s1_folder}/{b}.tif" for b in ("VV", "VH")], SIZE, chosen)
+    sensor = _LEVELS[level][1]
+    files = [f"{s2_folder}/{_plain(b)}.tif" for b in sensor.band_names]
+    s2 = patches.read_sensor(archive, sensor, files, SIZE, chosen)
+    s1 = patches.read_sensor(archive, _S1, [f"{s1_folder}/{b}.tif" for b in _S1.band_names], SIZE, chosen)
     squares.require_one_place(s1, s2, f"{s2_folder} and {s1_folder}")
-    return {"s1": s1.values, "s2": s2.values, "location": s2.location}
+    return patches.as_example({"s1": s1, "s2": s2})

@@ -69,3 +69,25 @@ def test_what_is_counted_as_clipped_is_what_does_not_come_back():
 
 def test_a_limit_that_is_no_share_is_refused(tmp_path):
     assert_clear(run_prepare("simulated", f"--out={tmp_path}", "--max_zero=2"), 2, "--max_zero is 2; it is a share")
+
+
+def test_classes_that_cannot_be_scored_are_said(tmp_path, capsys):
+    class Lacking(Simulated):
+        def example(self, split, index):
+            out = dict(super().example(split, index))
+            multi = out["label_multi"].copy()
+            multi[2] = split == "train"
+            return {**out, "label_multi": multi, "remarks": ("s1: a tag is applied",) if index % 2 else ()}
+
+    source = Lacking(40, 16, 0)
+    directory = writer.prepare(source, str(tmp_path), num_workers=1)
+    name = source.describe().tasks["multi"].classes[2]
+    notes = contract.load(directory).notes
+    err = capsys.readouterr().err
+    tiles = sum(n // 2 for n in source.splits().values())
+    assert f"s1: a tag is applied ({tiles} tiles)" in notes
+    (everywhere,) = [n for n in notes if n.startswith("multi: every tile of train has the class")]
+    (absent,) = [n for n in notes if n.startswith("multi: test has no tile of")]
+    assert name in everywhere
+    assert name in absent
+    assert f"{absent}." in err

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from data.raster import names
+from data.raster import names, squares
 from data.raster.file import RasterFile
+from data.raster.grid import RESAMPLINGS
+from data.source import BadTile
 from fusionx_jax import modalities
 from fusionx_jax.errors import InputError
 
@@ -141,3 +143,48 @@ def test_optical_bands_are_found_by_their_spellings(written, name):
 )
 def test_polarizations_are_found_by_their_spellings(written, name):
     assert names.find(written, modalities.SENTINEL1_GRD.band_names) == name
+
+
+def _squares(path, sensor=modalities.SENTINEL1_GRD, **options):
+    return squares.read_bands([str(path)], 8, "bilinear", sensor=sensor, indexes=(1, 2), **options)
+
+
+def test_ready_cut_patches_apply_masks_and_tags_and_say_so(tmp_path):
+    stored = np.full((2, 8, 8), -1200, np.int16)
+    mask = np.full((8, 8), 255, np.uint8)
+    mask[1, 2] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        path = _tif(tmp_path / "a.tif", stored, mask=mask, scales=(0.01, 0.01), offsets=(0, 0))
+    bands = _squares(path)
+    assert np.isnan(bands.values[1, 2]).all()
+    assert np.isnan(bands.values).sum() == 2
+    assert np.nanmin(bands.values) == np.nanmax(bands.values) == pytest.approx(-12)
+    assert bands.remarks == ("the file's mask is applied", "the tags' scale 0.01 and offset 0 are applied")
+
+
+def test_ready_cut_patches_of_other_bands_or_without_measurements_are_left_out(tmp_path):
+    path = _tif(tmp_path / "a.tif", np.full((2, 8, 8), -12, np.float32))
+    with rasterio.open(path, "r+") as f:
+        f.descriptions = ("Sigma0_VH_db", "Sigma0_VV_db")
+    with pytest.raises(BadTile, match="calls band 1 'Sigma0_VH_db', expected VV"):
+        _squares(path)
+    path = _tif(tmp_path / "slc.tif", np.ones((2, 8, 8), np.complex64))
+    with pytest.raises(BadTile, match="complex numbers"):
+        _squares(path)
+
+
+@pytest.mark.parametrize("resampling", RESAMPLINGS)
+def test_resized_bands_keep_constants_and_missing_pixels(resampling):
+    values = np.full((6, 6, 2), 5.0)
+    values[:3, :3, 1] = np.nan
+    out = squares.resize(values, 12, resampling)
+    assert out.shape == (12, 12, 2)
+    assert np.allclose(out[..., 0], 5)
+    assert np.isnan(out[:5, :5, 1]).all()
+    assert np.allclose(out[9:, 9:, 1], 5)
+
+
+def test_finer_decibels_are_averaged_as_power():
+    values = np.tile([[0.0, -10.0], [-20.0, -30.0]], (4, 4))[..., None]
+    out = squares.resize(values, 4, "bilinear", as_power=True)
+    assert np.allclose(out, 10 * np.log10((1 + 0.1 + 0.01 + 0.001) / 4))
