@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from fusionx_jax.contract import Contract, Task
+from fusionx_jax.contract import Contract
 
 _NAMED = 8  # classes that a sentence names
 
@@ -17,21 +17,24 @@ def on_files(remarks: Iterable[Mapping[str, int]]) -> list[str]:
 
 
 def on_classes(contract: Contract) -> list[str]:
-    """Classes that a split lacks, and classes of multi-label tasks that every tile of a split has."""
+    """Classes that splits lack, and classes of multi-label tasks that every tile of a split has."""
     out = []
     for name, task in contract.tasks.items():
+        absent, everywhere = dict[str, list[str]](), dict[str, list[str]]()  # splits by list of classes
         for split, counts in task.counts.items():
-            absent = [c for c, count in zip(task.classes, counts) if not count]
-            if absent:
-                out.append(f"{name}: {split} has no {_unit(task)} of {_list(absent)}")
-            everywhere = [c for c, count in zip(task.classes, counts) if count == contract.splits[split]]
-            if task.kind == "multi" and everywhere:
-                out.append(f"{name}: every tile of {split} has the class {_list(everywhere)}, so none is a negative")
+            named = list(zip(task.classes, counts))
+            absent.setdefault(_list([c for c, count in named if not count]), []).append(split)
+            if task.kind == "multi":
+                always = [c for c, count in named if count == contract.splits[split]]
+                everywhere.setdefault(_list(always), []).append(split)
+        unit = "pixel" if task.kind == "pixel" else "tile"
+        out += [f"{name}: {', '.join(splits)} without any {unit} of {c}" for c, splits in absent.items() if c]
+        out += [
+            f"{name}: every tile of {', '.join(splits)} has the class {c}, which cannot be scored without a negative"
+            for c, splits in everywhere.items()
+            if c
+        ]
     return out
-
-
-def _unit(task: Task) -> str:
-    return "pixel" if task.kind == "pixel" else "tile"
 
 
 def _list(classes: Sequence[str]) -> str:

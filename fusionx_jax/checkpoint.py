@@ -4,6 +4,7 @@
 that a checkpoint is understood without the run's code or config file. Saves are asynchronous and atomic.
 """
 
+import concurrent.futures
 import errno
 import os
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from fusionx_jax import contract as contract_lib
-from fusionx_jax import files
+from fusionx_jax import distributed, files, progress, readback
 from fusionx_jax.contract import Contract
 from fusionx_jax.errors import InputError, RunError, is_out_of_memory
 from fusionx_jax.types import Json, JsonObject, Untyped
@@ -43,6 +44,11 @@ class Manager:
         self._metadata = {"config": dict(config), "contract": contract.to_dict()}
         self._keep = keep
         self.directory = files.join(files.absolute(workdir), FOLDER)
+        if distributed.is_first():
+            readback.set_aside_damaged(files.absolute(workdir), self.directory)
+        distributed.wait_for_all("checkpoints checked")
+        self._reader = concurrent.futures.ThreadPoolExecutor(1, "reading checkpoints back")
+        self._read_back: concurrent.futures.Future | None = None
         self._checkpointer = save_errors(
             lambda: ocp.training.Checkpointer(
                 self.directory,
@@ -59,6 +65,7 @@ class Manager:
 
     def __exit__(self, kind: type[BaseException] | None, *unused: object) -> None:
         if kind is None:
+            save_errors(self._finish_save, self.directory)
             save_errors(self._checkpointer.close, self.directory)
         else:
             try:  # the error under way matters more than one from closing
@@ -71,24 +78,41 @@ class Manager:
         return None if latest is None else latest.step
 
     def save(self, step: int, state: PyTree, wait: bool = False) -> None:
-        """Starts saving; `wait` returns only when the checkpoint is there.
+        """Starts saving; `wait` returns only when the checkpoint is there and was read back.
 
         Raises:
-          RunError: the disk is full (also of an earlier save); the checkpoints before it are intact.
+          RunError: the disk is full or the checkpoint cannot be read back (also of an earlier save); the checkpoints
+            before it are intact.
         """
 
         def start() -> None:
-            self._checkpointer.save_checkpointables_async(
+            self._finish_save()
+            response = self._checkpointer.save_checkpointables_async(
                 step, {"state": state}, custom_metadata={**self._metadata, "step": step}, overwrite=True
             )
+            if distributed.is_first():
+                self._read_back = self._reader.submit(
+                    _read_back, response.result, files.join(self.directory, str(step))
+                )
             if wait:
-                self._checkpointer.wait()
+                self._finish_save()
 
         save_errors(start, self.directory)
+
+    def _finish_save(self) -> None:
+        """Waits until the last save is done and read back."""
+        self._checkpointer.wait()
+        if self._read_back is not None:
+            self._read_back.result()
 
     def restore(self, step: int, abstract_state: PyTree) -> PyTree:
         """The state of `step`, laid out as the shardings of `abstract_state` say, whatever it was saved on."""
         return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]
+
+
+def _read_back(wait: Callable[[], object], path: str) -> None:
+    wait()
+    readback.confirm(path)
 
 
 def save_errors(action: Callable[[], Result], directory: str) -> Result:
@@ -168,32 +192,29 @@ def check_writable(workdir: str) -> None:
 
 
 def find(path: str) -> Saved:
-    """The newest checkpoint of a workdir, or the checkpoint at `path` itself.
+    """The newest whole checkpoint of a workdir, or the checkpoint at `path` itself.
 
     Raises:
-      InputError: there is none, or it is not one of ours.
+      InputError: there is none, or it is damaged or not one of ours.
     """
     path = files.absolute(path)
     if not files.is_folder(path):
         raise InputError(f"There is no folder {path}; give a workdir of `fusionx pretrain` or one checkpoint of it.")
     folder = files.join(path, FOLDER)
-    chosen = path
     if files.is_folder(folder):
-        steps = sorted(int(name) for name in files.listdir(folder) if name.isdigit())
-        if not steps:
-            raise InputError(f"{folder} holds no finished checkpoint; let `fusionx pretrain` reach checkpoint_every.")
-        chosen = files.join(folder, str(steps[-1]))
+        path, passed_over = readback.newest(folder, part="params")
+        for newer, why in passed_over.items():
+            progress.logger.warning("The checkpoint %s is passed over (%s); %s is used.", newer, why, path)
     try:
-        if not ocp.is_orbax_checkpoint(chosen):
-            raise ValueError("it is not an Orbax checkpoint")
-        metadata = ocp.checkpointables_metadata(chosen).custom_metadata or {}
-        config, raw = metadata["config"], metadata["contract"]
-        step = int(metadata["step"] if "step" in metadata else os.path.basename(chosen))
-    except (KeyError, ValueError, OSError, ocp.errors.InvalidLayoutError) as error:
+        metadata = readback.metadata(path)
+        readback.check(path, part="params")
+    except readback.Damaged as error:
         raise InputError(
-            f"{chosen} is not a FusionX-Net checkpoint ({error}); give a workdir of `fusionx pretrain` or a checkpoint."
+            f"{path} is not a FusionX-Net checkpoint, or not a whole one ({error}); give a workdir of `fusionx "
+            "pretrain` or a checkpoint."
         ) from error
-    return Saved(step, config, contract_lib.from_dict(raw, chosen), chosen)
+    step = int(metadata["step"] if "step" in metadata else os.path.basename(path))
+    return Saved(step, metadata["config"], contract_lib.from_dict(metadata["contract"], path), path)
 
 
 def load_params(saved: Saved, abstract_params: PyTree, part: bool = False) -> PyTree:

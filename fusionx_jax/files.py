@@ -156,6 +156,16 @@ def remove_folder(path: Path) -> None:
         file_system.rm(name, recursive=True)
 
 
+def move(source: Path, target: Path) -> None:
+    """Moves a folder to a path in an existing or new folder of the same file system."""
+    if is_address(source):
+        file_system, name = _file_system(source)
+        file_system.mv(name, _file_system(target)[1], recursive=True)
+        return
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    os.rename(source, target)
+
+
 @contextlib.contextmanager
 def replacing(path: Path, mode: str = "w", newline: str | None = None) -> Iterator[IO]:
     """A file open for writing that replaces `path` when the block ends without an error.

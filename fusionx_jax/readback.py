@@ -1,0 +1,194 @@
+"""Reading checkpoints back: after they are saved, and before they are trusted.
+
+Orbax finishes a checkpoint by a rename, but neither it nor TensorStore notices every array that was not written and
+every bit that changed on the disk later. So each checkpoint is read once after its save, and the checksums (CRC-32) of
+its arrays and metadata are kept beside them.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+from orbax.checkpoint import v1 as ocp
+
+from fusionx_jax import files, progress
+from fusionx_jax.errors import InputError, RunError
+from fusionx_jax.types import JsonObject
+
+CHECKSUMS = "checksums.json"
+SET_ASIDE = "damaged"
+"""Folder of a workdir for checkpoints that a run passed over."""
+_METADATA = "metadata"
+_LONGEST = 200  # characters of a library's error that a sentence quotes
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be used; the message says what is wrong with it."""
+
+
+def metadata(path: str) -> JsonObject:
+    """The configuration, contract and step of a checkpoint.
+
+    Raises:
+      Damaged: it is not a finished checkpoint of ours.
+    """
+    with _single_process():
+        try:
+            if not ocp.is_orbax_checkpoint(path):
+                raise Damaged("it is not a finished Orbax checkpoint")
+            found = ocp.checkpointables_metadata(path).custom_metadata or {}
+        except Damaged:
+            raise
+        except Exception as error:  # what Orbax raises for damaged files has many types
+            raise Damaged(_line(error)) from error
+    lacking = [key for key in ("config", "contract") if key not in found]
+    if lacking:
+        raise Damaged(f"its metadata have no {lacking[0]}")
+    return dict(found)
+
+
+def check(path: str, part: str = "") -> None:
+    """Reads a checkpoint, or the part of its state called `part` ("params"), and compares its checksums.
+
+    Raises:
+      Damaged: an array or the metadata cannot be read, or have other checksums.
+    """
+    found = _checksums(path, part)
+    file = files.join(path, CHECKSUMS)
+    if not files.exists(file):  # saved by another program, or the run ended before it could read it back
+        return
+    try:
+        saved = json.loads(files.read_text(file))
+        other = [name for name, value in found.items() if saved[name] != value]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{CHECKSUMS} is damaged") from error
+    if other:
+        more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+        raise Damaged(f"the checksum of {other[0]}{more} is not the one that was saved")
+
+
+def confirm(path: str) -> None:
+    """Reads a checkpoint that was just saved, and keeps its checksums beside it.
+
+    Raises:
+      RunError: it cannot be read back.
+    """
+    try:
+        checksums = _checksums(path, "")
+    except Damaged as error:
+        raise RunError(
+            f"The checkpoint {path} was saved but cannot be read back ({error}); check the disk and the path, and "
+            "start again with the same command or another --workdir."
+        ) from error
+    with files.replacing(files.join(path, CHECKSUMS)) as f:
+        json.dump(checksums, f)
+
+
+def newest(folder: str, part: str = "") -> tuple[str, dict[str, str]]:
+    """The newest checkpoint in a folder that is whole, and what is wrong with each newer one by its path.
+
+    Raises:
+      InputError: none is whole, or there is none.
+    """
+    passed_over: dict[str, str] = {}
+    for path in _steps(folder):
+        try:
+            metadata(path)
+            check(path, part)
+            return path, passed_over
+        except Damaged as error:
+            passed_over[path] = str(error)
+    if not passed_over:
+        raise InputError(f"{folder} holds no finished checkpoint; let `fusionx pretrain` reach checkpoint_every.")
+    listed = "; ".join(f"{os.path.basename(path)}: {why}" for path, why in passed_over.items())
+    raise InputError(
+        f"No checkpoint in {folder} is whole ({listed}); copy the folder again from where it came, or give another "
+        "workdir."
+    )
+
+
+def set_aside_damaged(workdir: str, folder: str) -> None:
+    """Moves the damaged checkpoints that are newer than the newest whole one out of a run's folder, and logs each.
+
+    Raises:
+      InputError: there are checkpoints, but none is whole.
+    """
+    if not files.is_folder(folder) or not list(_steps(folder)):
+        return
+    whole, passed_over = newest(folder)
+    for path, why in passed_over.items():
+        target = _free_name(files.join(workdir, SET_ASIDE, os.path.basename(path)))
+        files.move(path, target)
+        progress.logger.warning(
+            "The checkpoint %s is passed over (%s); it is now %s. The newest whole one is %s.", path, why, target, whole
+        )
+
+
+def _steps(folder: str) -> Iterator[str]:
+    """Paths of the checkpoints in a folder, the newest first."""
+    for step in sorted((int(name) for name in files.listdir(folder) if name.isdecimal()), reverse=True):
+        yield files.join(folder, str(step))
+
+
+def _free_name(path: str) -> str:
+    number = 0
+    while files.exists(f"{path}.{number}" if number else path):
+        number += 1
+    return f"{path}.{number}" if number else path
+
+
+def _checksums(path: str, part: str) -> dict[str, int]:
+    """CRC-32 of the metadata and of each array."""
+    out = {_METADATA: zlib.crc32(json.dumps(metadata(path), sort_keys=True).encode())}
+    for where, array in jax.tree.leaves_with_path(read(path, part)):
+        out[jax.tree_util.keystr(where, simple=True, separator="/")] = zlib.crc32(np.ascontiguousarray(array).data)
+    return out
+
+
+def read(path: str, part: str = "") -> PyTree[np.ndarray]:
+    """The state of a checkpoint on the host, or one part of it.
+
+    Raises:
+      Damaged: it cannot be read.
+    """
+    with _single_process():
+        try:
+            described = ocp.checkpointables_metadata(path).metadata["state"]
+            if described is None:  # Orbax logs the reason
+                raise Damaged("not all of its arrays can be read")
+            wanted = {
+                key: _host(value) if part in ("", key) else _passed_over(value) for key, value in described.items()
+            }
+            state = ocp.load_checkpointables(path, {"state": wanted})["state"]
+        except Damaged:
+            raise
+        except Exception as error:  # TensorStore's errors have types of their own
+            raise Damaged(_line(error)) from error
+    return {key: value for key, value in state.items() if part in ("", key)}
+
+
+def _host(described: PyTree) -> PyTree[np.ndarray]:
+    return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), described)
+
+
+def _passed_over(described: PyTree) -> PyTree:
+    return jax.tree.map(lambda _: ocp.PLACEHOLDER, described)
+
+
+def _single_process() -> ocp.Context:
+    """Reads without waiting for the other processes of a job."""
+    this = jax.process_index()
+    context = ocp.Context()
+    options = context.multiprocessing
+    options.primary_host, options.active_processes, options.barrier_sync_key_prefix = this, {this}, f"readback_{this}"
+    return context
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, cut."""
+    line = next(iter(str(error).splitlines()), "").strip() or type(error).__name__
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
