@@ -14,6 +14,7 @@ def get_config(options: str = "") -> ConfigDict:
     c.method = "fusionx"  # name in tables, see fusionx_jax/methods.py
     c.dataset = ""  # directory of a prepared set as `python -m data.prepare` prints it, or several: DIR,DIR
     c.dataset_weights = ()  # sampling weights, one per directory of `dataset`; (): numbers of tiles
+    c.verify_records = False  # verify the checksum of every record that is read, at a third of the reading speed
     c.seed = 0
     c.num_steps = 100_000
     c.batch_size = 256  # over all devices

@@ -19,6 +19,7 @@ FREE_SETTINGS = (
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "verify_records",
     "mesh",
 )
 """Top-level keys that do not change the weights. Resuming a run and the settings hash of its cells ignore them."""

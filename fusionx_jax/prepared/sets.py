@@ -14,16 +14,20 @@ __all__ = ["Readable", "open_for", "open_sets"]
 
 
 def open_for(config: ConfigDict, dataset: str) -> Readable:
-    """The sets of `dataset`, mixed by the config's `dataset_weights`, with its `band_groups`.
+    """The sets of `dataset`, mixed by the config's `dataset_weights`, with its `band_groups` and `verify_records`.
 
     Raises:
       InputError: a set cannot be read, or the sets do not fit together.
     """
-    return open_sets(dataset, config.get("dataset_weights", ()), dict(config.get("band_groups", {})))
+    groups = dict(config.get("band_groups", {}))
+    return open_sets(dataset, config.get("dataset_weights", ()), groups, config.get("verify_records", False))
 
 
 def open_sets(
-    dataset: str, weights: Sequence[float] = (), groups: Mapping[str, Sequence[str]] | None = None
+    dataset: str,
+    weights: Sequence[float] = (),
+    groups: Mapping[str, Sequence[str]] | None = None,
+    verify: bool = False,
 ) -> Readable:
     """Opens a prepared set, or a mixture of several.
 
@@ -31,6 +35,7 @@ def open_sets(
       dataset: directories or addresses of prepared sets, separated by commas.
       weights: share of each set in a mixture; without them each counts by its training tiles.
       groups: band groups, as `BandGroups` takes them.
+      verify: verify the checksum of every record that is read.
 
     Raises:
       InputError: a set cannot be read, or the sets do not fit together.
@@ -40,7 +45,7 @@ def open_sets(
         raise InputError("The data set's directory is empty; pass the directory of a prepared set as --dataset.")
     opened: Readable
     if len(directories) == 1:
-        opened = PreparedSet(directories[0])
+        opened = PreparedSet(directories[0], verify)
     else:
-        opened = Mixture([PreparedSet(d) for d in directories], weights)
+        opened = Mixture([PreparedSet(d, verify) for d in directories], weights)
     return BandGroups(opened, groups) if groups else opened

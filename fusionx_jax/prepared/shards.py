@@ -241,12 +241,30 @@ class LibraryShard:
         return self._local.reader
 
     def read(self, numbers: Sequence[int]) -> Iterator[bytes]:
-        """Yields each record."""
+        """Yields each record.
+
+        Raises:
+          ValueError: one is damaged; the message gives its number in the shard, from 0.
+        """
         for start in range(0, len(numbers), _AT_ONCE):
+            some = list(numbers[start : start + _AT_ONCE])
             try:
-                yield from self._reader().read(list(numbers[start : start + _AT_ONCE]))
+                yield from self._reader().read(some)
             except RuntimeError as error:
-                raise ValueError(str(error)) from error
+                damaged = self.damaged(some)
+                which = f"record {damaged[0]}" if damaged else "a record"
+                raise ValueError(f"{which}: {error}") from error
+
+    def damaged(self, numbers: Sequence[int]) -> list[int]:
+        """Those of some records that cannot be read or have another checksum than the one they were written with."""
+        out = []
+        for number in numbers:
+            try:
+                self._reader().read([number])
+            except RuntimeError:
+                del self._local.reader  # a reader that failed once fails always
+                out.append(number)
+        return out
 
 
 def open_shard(path: str, count: int, verify: bool = False) -> Shard | LibraryShard:

@@ -106,6 +106,14 @@ class PreparedSet:
             )
         return size
 
+    def shard_sizes(self) -> dict[str, int]:
+        """The number of records of each shard by its file name."""
+        return {
+            name: int(count)
+            for split, names in self._shards.items()
+            for name, count in zip(names, np.diff(self._edges[split]))
+        }
+
     def order(self, split: str, seed: int, step: int, batch_size: int) -> np.ndarray:
         """Tile indices of the global batch of `step`: a pure function of its arguments."""
         return batch_indices(seed, step, batch_size, self.size(split))

@@ -1,14 +1,18 @@
+import contextlib
 import json
 import shutil
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python import array_record_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
 from fusionx_jax.errors import InputError
 from fusionx_jax.prepared import order, records, sets, store
+from fusionx_jax.prepared.verify import verify
 
 
 @settings(max_examples=60, deadline=None)
@@ -62,6 +66,32 @@ def test_truncated_shard_is_named(simulated, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-70_000])
     with pytest.raises(InputError, match=shard.name):
         store.PreparedSet(copy).read("train", [0], ["s1"])
+
+
+def _flip_in(shard, numbers):
+    """Flips a bit in the chunk of each of these records."""
+    with contextlib.closing(array_record_module.ArrayRecordReader(str(shard))) as reader:
+        records = reader.read(numbers)
+    content = bytearray(shard.read_bytes())
+    for record in records:
+        content[content.index(record[-500:]) + 20] ^= 4
+    shard.write_bytes(content)
+
+
+def test_flipped_bits_are_found_and_named_by_shard_and_record(simulated, tmp_path):
+    copy = _copy(simulated, tmp_path)
+    assert "all 200 records" in verify(copy)
+    shard = next(copy.glob("*train*"))
+    _flip_in(shard, [1, 3])
+    with pytest.raises(InputError, match=f"{shard.name}, record 1; {shard.name}, record 3. Copy"):
+        verify(copy)
+    reader = sets.open_for(ConfigDict({"verify_records": True}), str(copy))
+    assert len(reader.read("train", [0, 2, 4], ["s1"])["s1"]) == 3
+    with pytest.raises(InputError, match=f"{shard.name} cannot be read \\(record 3: .*hash mismatch"):
+        reader.read("train", [2, 3], ["s1"])
+    shard.write_bytes(shard.read_bytes()[:-70_000])
+    with pytest.raises(InputError, match=f"is damaged: {shard.name}: it holds"):
+        verify(copy)
 
 
 def test_missing_shard_is_named(simulated, tmp_path):
