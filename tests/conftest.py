@@ -32,6 +32,15 @@ def samples() -> Path:
 
 
 @pytest.fixture(scope="session")
+def real() -> Path:
+    """Two real data sets; tests that use them skip where they are absent."""
+    folder = SAMPLES.parent / "real"
+    if not folder.is_dir():
+        pytest.skip(f"the real data sets are not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def simulated(tmp_path_factory) -> str:
     """200 simulated pairs of 32 x 32 pixels: 140 train, 20 val, 40 test."""
     from data import writer

@@ -9,7 +9,8 @@ A small YAML describes the files (see terramesh.yaml and sen1floods11.yaml besid
       s2: {sensor: sentinel2_l2a, file: "{scene}/S2.tif", unit: reflectance_1e4, nodata: [0, 65535], add: -1000}
       dem: {sensor: custom, file: "{scene}/dem.npy", unit: m, level: DEM, bands: [height], scale: 0.1, offset: -500,
             grid_of: s2}              # a file without a coordinate system
-    labels: {file: "{scene}/labels.tif", classes: {1: water, 2: land}}    # optional; other values are unlabeled
+    labels: {file: "{scene}/labels.tif", classes: {1: water, 2: land}}    # optional; other values are unlabeled; of
+                                      # pictures, classes are colors: {"#0000ff": water, "#00ff00": land}
     groups: {town: [north, south]}    # optional: scenes that stay in one split
     split: {by: block, block: 3, seed: 0}                                 # or by: scene, or train: [...], test: [...]
 
@@ -24,17 +25,20 @@ count as one place.
 
 import argparse
 import collections
+import contextlib
 import dataclasses
+import functools
+import hashlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from tqdm import tqdm
 
 from data.paired_scenes.files import Paths, find_scenes
 from data.paired_scenes.footprints import place_scenes
-from data.paired_scenes.scenes import check_scene, open_scene
+from data.paired_scenes.scenes import Scene, check_scene, open_scene
 from data.paired_scenes.spec import Spec, read_spec
 from data.paired_scenes.splits import Tile, assign_splits
 from data.raster.file import Grid
@@ -42,10 +46,25 @@ from data.raster.grid import pixel_size_m
 from data.source import Description, LeftOut, evenly, fingerprint, scene_labels
 from fusionx_jax.contract import Task
 from fusionx_jax.errors import InputError
-from fusionx_jax.types import Example
+from fusionx_jax.types import Example, Untyped
 
 _DEFAULT_GSD_M = 10.0  # of files without a coordinate system
 _COVER = 0.05  # smallest share of the labeled pixels with which a class labels a tile
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Size and time of change of a file."""
+    state = os.stat(path)
+    return state.st_size, state.st_mtime_ns
+
+
+def _digest(path: str) -> tuple[str]:
+    """A hash of a file's content."""
+    with open(path, "rb") as f:
+        return (hashlib.file_digest(f, "sha256").hexdigest(),)
+
+
+_FINGERPRINTS: Mapping[str, Callable[[str], tuple[Untyped, ...]]] = {"content": _digest, "time": _state}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip_incomplete", action="store_true", help="leave out scenes that lack a file, instead of stopping"
     )
+    parser.add_argument(
+        "--fingerprint", choices=sorted(_FINGERPRINTS), default="time",
+        help="how changed files are noticed: by size and time of change, or by their content (default time)",
+    )  # fmt: skip
 
 
 def make_source(args: argparse.Namespace) -> "PairedScenes":
@@ -98,7 +121,8 @@ def make_source(args: argparse.Namespace) -> "PairedScenes":
         )
     unnamed = sum(label_values.values())
     if unnamed:
-        values = ", ".join(f"{v:g}" for v in sorted(label_values, key=lambda v: -label_values[v])[:5])
+        written = spec.labels.written if spec.labels else str
+        values = ", ".join(written(v) for v in sorted(label_values, key=lambda v: -label_values[v])[:5])
         remarks[f"labels: {unnamed} pixels have values that name no class (most often {values})"] = list(scenes)
     if args.num_tiles is not None:
         if args.num_tiles < 2:
@@ -124,6 +148,7 @@ def make_source(args: argparse.Namespace) -> "PairedScenes":
         gsd_m=_one_size(spec, grids),
         sparse=tuple(sparse),
         notes=_notes(remarks, len(scenes)),
+        fingerprint=args.fingerprint,
     )
 
 
@@ -167,6 +192,7 @@ class PairedScenes:
     gsd_m: float
     sparse: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    fingerprint: str
 
     def describe(self) -> Description:
         classes = self.spec.labels.classes if self.spec.labels else ()
@@ -191,18 +217,19 @@ class PairedScenes:
             source_version=(
                 f"{len(self.scenes)} scenes of {os.path.basename(self.raw)} described by "
                 f"{os.path.basename(self.spec.path)}, {total} tiles of {self.tile_size} px, split by {how} "
-                f"({fingerprint(dataclasses.replace(self.spec, path=''), sorted(self.tiles.items()), self._states())})"
+                f"({fingerprint(dataclasses.replace(self.spec, path=''), sorted(self.tiles.items()), self._states)})"
             ),
             notes=self.notes,
             has_location=True,
             has_group=True,
         )
 
-    def _states(self) -> list[tuple[str, int, int]]:
-        """Path, size and time of change of every file: changed pixels under the same name are another set."""
+    @functools.cached_property
+    def _states(self) -> list[tuple[Untyped, ...]]:
+        """Path and state of every file: changed pixels under the same name are another set."""
+        state = _FINGERPRINTS[self.fingerprint]
         paths = sorted({path for paths in self.scenes.values() for path in paths.values()})
-        states = [os.stat(path) for path in paths]
-        return [(os.path.relpath(p, self.raw), s.st_size, s.st_mtime_ns) for p, s in zip(paths, states)]
+        return [(os.path.relpath(p, self.raw), *state(p)) for p in paths]
 
     def splits(self) -> Mapping[str, int]:
         return {s: len(t) for s, t in self.tiles.items()}
@@ -216,11 +243,25 @@ class PairedScenes:
     def example(self, split: str, index: int) -> Example:
         tile = self.tiles[split][index]
         place = (tile.row, tile.column, self.tile_size)
-        with open_scene(self.spec, self.scenes[tile.scene], tile.scene) as scene:
-            out: Example = {"id": tile.id, "group": self.group_of[tile.scene]}
-            out |= {m: scene.window(m, *place) for m in self.spec.rasters}
-            if self.spec.labels:
-                pixels = scene.labels(*place)
-                multi, single = scene_labels(pixels, len(self.spec.labels.classes), _COVER)
-                out |= {"label_pixel": pixels, "label_multi": multi, "label_single": single}
-            return out | {"location": scene.center(*place)}
+        scene = _open_once(self.spec, self.scenes[tile.scene], tile.scene)
+        out: Example = {"id": tile.id, "group": self.group_of[tile.scene]}
+        out |= {m: scene.window(m, *place) for m in self.spec.rasters}
+        if self.spec.labels:
+            pixels = scene.labels(*place)
+            multi, single = scene_labels(pixels, len(self.spec.labels.classes), _COVER)
+            out |= {"label_pixel": pixels, "label_multi": multi, "label_single": single}
+        return out | {"location": scene.center(*place)}
+
+
+_last: tuple[Untyped, contextlib.ExitStack, Scene] | None = None  # a worker's open scene: its tiles follow one another
+
+
+def _open_once(spec: Spec, paths: Paths, name: str) -> Scene:
+    global _last
+    key = (spec, name, [_state(path) for path in paths.values()])
+    if _last is None or _last[0] != key:
+        if _last is not None:
+            _last[1].close()
+        stack = contextlib.ExitStack()
+        _last = (key, stack, stack.enter_context(open_scene(spec, paths, name)))
+    return _last[2]

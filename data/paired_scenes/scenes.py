@@ -74,7 +74,8 @@ class Scene:
         """The raster's values, NaN where there are none, and class numbers, both [size, size]."""
         if self._labels is None or self._spec.labels is None:
             return np.full((size, size), np.nan), np.full((size, size), IGNORE_LABEL, np.uint8)
-        values = self._read(self._labels, row, column, size, [0], "nearest", lambda x: x)[..., 0]
+        bands = list(range(self._labels.count))
+        values = _label_values(self._read(self._labels, row, column, size, bands, "nearest", lambda x: x))
         return values, class_numbers(values, self._spec.labels)
 
     def center(self, row: int, column: int, size: int) -> np.ndarray:
@@ -134,7 +135,7 @@ class Scene:
                 f"{what}: resampled ({how}{power}) from {grids.pixel_size_m(grid):.2g} m to the scene's grid of "
                 f"{grids.pixel_size_m(self.grid):.2g} m"
             )
-        return remarks
+        return list(dict.fromkeys(remarks))
 
 
 @contextlib.contextmanager
@@ -157,12 +158,27 @@ def open_scene(spec: Spec, paths: Paths, name: str) -> Iterator[Scene]:
         labels = None
         if spec.labels and spec.labels.pattern in paths:
             labels = stack.enter_context(RasterFile(paths[spec.labels.pattern]))
-            if labels.count != 1:
-                raise InputError(
-                    f"{labels.path} has {labels.count} bands; labels are one band of class numbers. Convert a colored "
-                    "picture first."
-                )
+            _check_labels(labels, spec.labels)
         yield Scene(spec, name, layers, labels)
+
+
+def _check_labels(file: RasterFile, labels: LabelSpec) -> None:
+    """Refuses label rasters of another kind than the classes of the spec: class numbers, or colors."""
+    if labels.colored and (file.count, file.dtype) != (3, np.uint8):
+        raise InputError(
+            f"{file.path} has {file.count} band(s) of {file.dtype}, but the spec names the classes by color, which "
+            "takes three bands of uint8; name them by the raster's values."
+        )
+    if not labels.colored and file.count != 1:
+        raise InputError(
+            f"{file.path} has {file.count} bands; labels are one band of class numbers. If it is a picture, name the "
+            'classes by color in the spec: `classes: {"#ff0000": built, …}`.'
+        )
+
+
+def _label_values(bands: np.ndarray) -> np.ndarray:
+    """Label bands [h, w, 1 or 3] as one number for each pixel, see `LabelSpec.values`."""
+    return bands[..., 0] if bands.shape[-1] == 1 else bands @ np.array([1 << 16, 1 << 8, 1.0])
 
 
 def _grids_of(
@@ -187,14 +203,15 @@ def _grids_of(
                 f"{file.path} has no coordinate system, and {placed} of the same scene {scene} has one; if its pixels "
                 "have the grid of another modality, say so with `grid_of: MODALITY` in the spec; else georeference it."
             )
-        grid = next((out[layer.file.path] for layer in layers[lender]), None)
-        if grid is None or (file.height, file.width) != (grid.height, grid.width):
-            size = "no coordinate system" if grid is None else f"{grid.height} x {grid.width} pixels"
+        found = [g for g in (out[layer.file.path] for layer in layers[lender]) if g is not None]
+        fitting = [g for g in found if (file.height, file.width) == (g.height, g.width)]
+        if not fitting:
+            sizes = " or ".join(dict.fromkeys(f"{g.height} x {g.width} pixels" for g in found))
             raise InputError(
                 f"{file.path} has {file.height} x {file.width} pixels and `grid_of: {lender}`, but {lender} of scene "
-                f"{scene} has {size}."
+                f"{scene} has {sizes or 'no coordinate system'}."
             )
-        out[file.path] = grid
+        out[file.path] = fitting[0]
     return out
 
 

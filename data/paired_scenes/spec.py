@@ -15,6 +15,7 @@ from fusionx_jax.errors import InputError
 from fusionx_jax.modalities import Modality
 
 _UNITS = {"dB": ("dB", "linear"), "reflectance_1e4": ("reflectance_1e4", "reflectance")}
+_COLOR = r"#[0-9a-fA-F]{6}"
 DEFAULT_FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 _Files = tuple[tuple[tuple[str, ...] | None, str], ...]  # the bands of each file, and its pattern
@@ -49,14 +50,27 @@ class RasterSpec:
 
 @dataclasses.dataclass(frozen=True)
 class LabelSpec:
-    """Label rasters: where they are, the class name of each raster value, on whose grid they lie, and
-    whether scenes may lack them."""
+    """Label rasters.
+
+    Attributes:
+      pattern: path of a scene's raster.
+      values: raster value of each class; of a picture with three bands, `red << 16 | green << 8 | blue`.
+      classes: name of each class.
+      grid_of: modality on whose pixel grid rasters without coordinate system lie.
+      optional: whether scenes may lack their raster.
+      colored: whether the rasters are pictures whose colors are the classes.
+    """
 
     pattern: str
     values: tuple[int, ...]
     classes: tuple[str, ...]
     grid_of: str | None
     optional: bool
+    colored: bool = False
+
+    def written(self, value: float) -> str:
+        """A raster value as the YAML writes it."""
+        return f"#{int(value):06x}" if self.colored else f"{value:g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,16 +202,20 @@ def _label_spec(node: Node, modalities: Container[str]) -> LabelSpec:
         keys["classes"].refuse(f"gives one class name to two raster values ({', '.join(names)}); names must differ.")
     if len(names) > IGNORE_LABEL:
         keys["classes"].refuse(f"has {len(names)} classes; at most {IGNORE_LABEL} are stored (uint8, 255: unlabeled).")
+    colored = all(re.fullmatch(_COLOR, text) for text in entries)
     values = []
     for text, child in entries.items():
-        if not re.fullmatch(r"-?\d+", text):
-            child.refuse(f"is a class of the raster value {text!r}; raster values are whole numbers.")
-        values.append(int(text))
+        if not colored and not re.fullmatch(r"-?\d+", text):
+            child.refuse(
+                f"is a class of the raster value {text!r}; raster values are whole numbers, or all are colors such as "
+                '"#ff0000".'
+            )
+        values.append(int(text[1:], 16) if colored else int(text))
     if len(set(values)) < len(values):
         keys["classes"].refuse(f"gives two names to one raster value among {', '.join(entries)}.")
     grid_of = _modality_name(keys["grid_of"], modalities) if "grid_of" in keys else None
     optional = keys["optional"].boolean() if "optional" in keys else False
-    return LabelSpec(_pattern(keys["file"]), tuple(values), names, grid_of, optional)
+    return LabelSpec(_pattern(keys["file"]), tuple(values), names, grid_of, optional, colored)
 
 
 def _split_spec(node: Node) -> SplitSpec:

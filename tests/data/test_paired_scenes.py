@@ -1,9 +1,11 @@
+import argparse
 import shutil
 
 import numpy as np
 import pytest
 import yaml
 
+from data.paired_scenes import builder
 from data.paired_scenes.files import find_scenes
 from data.paired_scenes.footprints import Place, place_scenes
 from data.paired_scenes.scenes import open_scene
@@ -437,3 +439,97 @@ def test_an_ambiguous_file_belongs_to_the_longer_pattern(tmp_path):
     (tmp_path / "a_VV.tif").touch()
     with pytest.raises(InputError, match="Two files of scene a match"):
         find_scenes(read_spec(str(tmp_path / "s.yaml")), str(tmp_path), False)
+
+
+def test_labels_may_be_pictures_whose_colors_are_named(scenes, tmp_path):
+    rng = np.random.default_rng(1)
+    numbers = rng.integers(0, 3, (64, 64))
+    colors = np.array([[255, 0, 0], [0, 0, 255], [7, 8, 9]], np.uint8)  # the last one is no class
+    for i in range(4):
+        _tif(scenes / f"scene{i}" / "L.tif", np.moveaxis(colors[numbers], -1, 0), origin=(500000 + 1000 * i, 5000000))
+    assert_clear(_prepare(scenes, tmp_path / "out"), 2, "scene0/L.tif has 3 bands", "name the classes by color")
+    _spec(scenes, labels__classes={"#0000ff": "water", "#FF0000": "land"})
+    done = _prepare(scenes, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"labels: {4 * (numbers == 2).sum()} pixels have values that name no class (most often #070809)" in done.stderr
+    )
+    prepared = store.PreparedSet(done.stdout.splitlines()[-1])
+    got = prepared.read("train", [0], ["id", "label_pixel"])
+    row, column = (int(part[1:]) for part in got["id"][0].split("_")[-2:])
+    expected = np.where(numbers == 2, 255, 1 - numbers)[row : row + 16, column : column + 16]
+    assert (got["label_pixel"][0] == expected).all()
+    _spec(scenes, labels__classes={"#FF0000": "land", "2": "water"})
+    assert_clear(_prepare(scenes, tmp_path / "out2"), 2, "is a class of the raster value '#FF0000'")
+
+
+def test_files_are_told_apart_by_time_or_by_content(scenes, tmp_path):
+    def version(*options):
+        parser = argparse.ArgumentParser()
+        builder.add_arguments(parser)
+        args = parser.parse_args([f"--raw={scenes}", "--tile_size=16", *options])
+        return builder.make_source(args).describe().source_version
+
+    by_time, by_content = version(), version("--fingerprint=content")
+    path = scenes / "scene1" / "S2.tif"
+    path.touch()
+    assert version() != by_time
+    assert version("--fingerprint=content") == by_content
+    with rasterio.open(path, "r+") as f:
+        f.write(f.read() + 1)
+    assert version("--fingerprint=content") != by_content
+
+
+def test_every_example_spec_is_valid():
+    for path in (ROOT / "data" / "paired_scenes").glob("*.yaml"):
+        assert read_spec(str(path)).rasters
+
+
+def test_a_product_folder_is_read_by_its_bands(tmp_path):
+    """A made-up Sentinel-2 product folder (.SAFE) of 40 x 40 pixels of 10 m, with JPEG 2000 files at two resolutions."""
+    spec = read_spec(str(ROOT / "data" / "paired_scenes" / "sentinel2_safe.yaml"))
+    granule = "S2B_MSIL2A_20230101T100000_N0509_R022_T33UUP.SAFE/GRANULE/L2A_T33UUP_A030000/IMG_DATA"
+    rng = np.random.default_rng(0)
+    stored = {}
+    for number, band in enumerate(spec.rasters["s2"].sensor.band_names):
+        meters = 20 if band in ("B05", "B06", "B07", "B8A", "B11", "B12") else 10
+        side = 400 // meters
+        stored[band] = (1500 + 100 * number + rng.integers(0, 50, (1, side, side))).astype(np.uint16)
+        path = tmp_path / "a" / granule / f"R{meters}m" / f"T33UUP_20230101T100000_{band}_{meters}m.jp2"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with rasterio.open(
+            path, "w", driver="JP2OpenJPEG", quality=100, reversible=True, height=side, width=side, count=1,
+            dtype="uint16", crs="EPSG:32633", transform=rasterio.transform.from_origin(500000, 5000000, meters, meters),
+        ) as f:  # fmt: skip
+            f.write(stored[band])
+    _tif(tmp_path / "a" / "s1.tif", np.full((2, 40, 40), 0.1, np.float32), ("VV", "VH"))
+    found = find_scenes(spec, str(tmp_path), skip_incomplete=False).scenes
+    with open_scene(spec, found["a"], "a") as scene:
+        optical = scene.window("s2", 4, 4, 16)
+        assert np.allclose(scene.window("s1", 4, 4, 16), -10)
+    for number, band in enumerate(spec.rasters["s2"].sensor.band_names):
+        if stored[band].shape == (1, 40, 40):
+            assert np.array_equal(optical[..., number], stored[band][0, 4:20, 4:20] - 1000.0)
+        else:  # between the least and the largest of the neighborhood
+            assert 500 + 100 * number <= optical[..., number].min() <= optical[..., number].max() < 550 + 100 * number
+
+
+def test_real_oscd_is_read_by_its_spec(real):
+    spec = read_spec(str(ROOT / "data" / "paired_scenes" / "oscd.yaml"))
+    scenes, incomplete = find_scenes(spec, str(real / "oscd"), skip_incomplete=True)
+    assert (len(scenes), incomplete) == (22, ["beirut", "cupertino"])
+    with open_scene(spec, scenes["hongkong"], "hongkong") as scene:
+        assert (scene.height, scene.width) == (695, 540)
+        labels = scene.labels(0, 0, 540)
+        assert set(np.unique(labels)) == {0, 1}
+        assert 0.001 < labels.mean() < 0.2
+        for name in ("s1", "s1_later"):
+            assert -25 <= np.nanmin(scene.window(name, 300, 300, 64)) < np.nanmax(scene.window(name, 300, 300, 64)) <= 5
+        # Both dates show the same ground, though their grids differ: they fit best where they are.
+        before = scene.window("s2", 200, 200, 256)[..., 2].ravel()
+        fits = {
+            (r, c): np.corrcoef(before, scene.window("s2_later", 200 + r, 200 + c, 256)[..., 2].ravel())[0, 1]
+            for r in (-2, 0, 2)
+            for c in (-2, 0, 2)
+        }
+        assert max(fits, key=fits.get) == (0, 0)
