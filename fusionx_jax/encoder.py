@@ -185,9 +185,15 @@ class TrainedEncoder:
           bands: by modality, the names of its channels where they are not the checkpoint's own or in another order.
           batch_size: tiles encoded at once.
 
+        Returns:
+          Features; not-a-number for tiles without any data.
+
         Raises:
-          InputError: an unknown modality, missing bands, shapes that do not fit, or values in another unit.
+          InputError: an unknown modality, missing or doubled bands, shapes that do not fit, or values that are no real
+            numbers or in another unit.
         """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be at least 1.")
         wire = self.to_wire(images, bands or {})
         first = next(iter(wire.values()))
         p = self.config.model.patch_size
@@ -199,6 +205,9 @@ class TrainedEncoder:
             out = run(self.params, {m: w[index] for m, w in wire.items()})
             parts.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[:kept], out))
         whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        empty = np.logical_and.reduce([(w == modalities_lib.NODATA).all((1, 2, 3)) for w in wire.values()])
+        if empty.any():
+            whole = jax.tree.map(lambda x: np.where(empty.reshape(-1, *[1] * (x.ndim - 1)), np.nan, x), whole)
         return Encoded(
             whole["pooled"], whole["summary"],
             {m: t.reshape(len(first), rows, columns, -1) for m, t in whole["tokens"].items()},
@@ -206,8 +215,8 @@ class TrainedEncoder:
 
     def to_wire(self, images: Mapping[str, np.ndarray], bands: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
         """Checked tiles, bands in the order of the weights, as the uint16 that training saw."""
-        if not images:
-            raise InputError(f"No images are given; this encoder knows {', '.join(self.modalities)}.")
+        if not isinstance(images, Mapping) or not images:
+            raise InputError(f"No images are given by modality; this encoder knows {', '.join(self.modalities)}.")
         unknown = [m for m in [*images, *bands] if m not in self.modalities]
         if unknown:
             raise InputError(
@@ -215,8 +224,11 @@ class TrainedEncoder:
             )
         out, shapes = {}, set()
         for name in (m for m in self.modalities if m in images):
-            m, image = self.modalities[name], np.asarray(images[name])
+            m, image = self.modalities[name], _real_array(images[name], name)
             have = tuple(bands.get(name, m.bands))
+            doubled = sorted({b for b in have if have.count(b) > 1})
+            if doubled:
+                raise InputError(f"bands[{name!r}] names {doubled[0]} twice; name each channel of the images once.")
             if image.ndim != 4 or image.shape[-1] != len(have) or 0 in image.shape:
                 raise InputError(
                     f"images[{name!r}] has the shape {image.shape}; it must be [tiles, height, width, {len(have)}] "
@@ -228,7 +240,7 @@ class TrainedEncoder:
                     f"images[{name!r}] lacks the band {', '.join(missing)}; the weights were trained on "
                     f"{', '.join(m.bands)}."
                 )
-            image = image[..., [have.index(b) for b in m.bands]].astype(np.float64)
+            image = image[..., [have.index(b) for b in m.bands]]
             check_modality_unit(image, name, m, f"images[{name!r}]")
             out[name] = modalities_lib.encode(image, m.scale, m.offset)
             shapes.add(image.shape[:3])
@@ -247,6 +259,16 @@ class TrainedEncoder:
     def normalizer(self, masked: bool) -> preprocess.Normalizer:
         """Wire values to the weights' statistics; `masked`: pixels may lack data."""
         return dataclasses.replace(preprocess.make_normalizer(self.modalities, self.modalities), masked=masked)
+
+
+def _real_array(values: Untyped, name: str) -> Float[np.ndarray, "..."]:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"images[{name!r}] is not an array ({error}); give [tiles, height, width, bands].") from error
+    if array.dtype.kind not in "uif":
+        raise InputError(f"images[{name!r}] holds {array.dtype}; give real numbers in the unit of `modalities`.")
+    return array.astype(np.float64)
 
 
 def outputs(

@@ -80,12 +80,14 @@ def info_nce(
     embedded: Mapping[str, Float[Array, "batch dim"]],
     temperature: float,
     present: Mapping[str, Bool[Array, "batch"]] | None = None,
+    same: Bool[Array, "batch batch"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Symmetric InfoNCE between every two modalities of the same tiles, the rest of the batch being negatives.
 
     CROMA (arXiv 2311.00566, section 3) and CLIP (arXiv 2103.00020): embeddings of unit length, scaled dot products,
     cross-entropy both ways; a mean over pairs of modalities. A tile without a visible patch of a modality (`present`)
-    is neither a pair nor a negative for it. Also returns how often a tile's nearest neighbor in the other modality is
+    is neither a pair nor a negative for it, and a tile that the batch holds several times (`same`) is no negative of
+    itself. Also returns how often a tile's nearest neighbor in the other modality is
     itself.
     """
     # Not the norm itself: an example without a visible token is embedded as zero, where its gradient is not a number.
@@ -100,6 +102,8 @@ def info_nce(
             count = jnp.maximum(pairs.sum(), 1)
             for scores, candidates in ((logits, shown[b]), (logits.T, shown[a])):
                 scores = jnp.where(candidates, scores, _NEVER)
+                if same is not None:
+                    scores = jnp.where(same & ~jnp.eye(len(scores), dtype=bool), _NEVER, scores)
                 losses.append(jnp.where(pairs, -jnp.diagonal(jax.nn.log_softmax(scores)), 0).sum() / count)
                 hits.append((pairs & (scores.argmax(1) == jnp.arange(len(scores)))).sum() / count)
     return jnp.stack(losses).mean(), jnp.stack(hits).mean()

@@ -52,6 +52,24 @@ class Normalizer:
         return (image - self.shift[name]) / self.gain[name] * self.wire[name][0] + self.wire[name][1]
 
 
+_HASH_FACTORS = (2654435761, 2246822519)  # odd: a change of one value always changes the sum modulo 2^32
+
+
+def same_tiles(wire: Mapping[str, UInt16[Array, "batch _height _width _channels"]]) -> Bool[Array, "batch batch"]:
+    """Which tiles of a batch hold the same values: a batch may draw a tile twice, or a set hold it twice.
+
+    Two 32-bit hashes of each tile are compared.
+    """
+    hashes = []
+    for name in sorted(wire):
+        values = wire[name].reshape(len(wire[name]), -1).astype(jnp.uint32)
+        for factor in _HASH_FACTORS:
+            weights = jax.lax.iota(jnp.uint32, values.shape[1]) * jnp.uint32(factor) | jnp.uint32(1)
+            hashes.append((values * weights).sum(1, dtype=jnp.uint32))
+    table = jnp.stack(hashes, axis=1)
+    return (table[:, None] == table[None]).all(-1)
+
+
 def make_normalizer(
     data: Mapping[str, ModalityContract],
     weights: Mapping[str, ModalityContract],

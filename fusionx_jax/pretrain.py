@@ -137,3 +137,9 @@ def log_summary(experiment: Experiment, abstract: TrainState) -> None:
         data.contract.name,
         " (simulated)" if experiment.contract.simulated else "",
     )
+    if config.batch_size > data.size("train"):
+        progress.logger.warning(
+            "batch_size is %d, and there are %d training pairs: every batch holds tiles several times.",
+            config.batch_size,
+            data.size("train"),
+        )

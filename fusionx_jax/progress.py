@@ -1,6 +1,7 @@
 """Progress of long loops: done/total, rate and time left, as a bar on a terminal and as plain lines in a log."""
 
 import contextlib
+import io
 import logging
 import sys
 import time
@@ -77,7 +78,13 @@ def logging_to(path: str) -> Iterator[None]:
 
 
 def setup_logging() -> None:
-    """Plain lines on standard error; called by the command line, never on import."""
+    """Plain lines on standard error; called by the command line, never on import.
+
+    Characters that the terminal's encoding lacks are written as escapes, as in class names on an ASCII terminal.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
     # Libraries log through absl what they also raise, with the traceback of another thread.

@@ -64,6 +64,10 @@ def test_pixels_without_data_and_sides_that_are_no_multiple_of_the_patch_are_lef
         (lambda x: {"s1": 10 ** (x["s1"] / 10)}, "linear power"),
         (lambda x: {"s2": x["s2"] / 1e4}, "reflectance in 0..1"),
         (lambda x: {"s1": x["s1"][:, :16], "s2": x["s2"]}, "differ in tiles, height or width"),
+        (lambda x: {"s1": x["s1"].astype(complex)}, "holds complex128; give real numbers"),
+        (lambda x: {"s1": x["s1"].astype(str)}, "give real numbers"),
+        (lambda x: {"s1": [[1.0], [1.0, 2.0]]}, "is not an array"),
+        (lambda x: x["s1"], "No images are given by modality"),
     ],
 )
 def test_input_that_does_not_fit_is_refused_with_both_sides(encoder, images, change, words):
@@ -71,6 +75,20 @@ def test_input_that_does_not_fit_is_refused_with_both_sides(encoder, images, cha
         encoder.encode(change(images))
     with pytest.raises(InputError, match="lacks the band VH"):
         encoder.encode({"s1": images["s1"]}, bands={"s1": ("VV", "HH")})
+    with pytest.raises(InputError, match="names VV twice"):
+        encoder.encode({"s1": images["s1"]}, bands={"s1": ("VV", "VV")})
+    with pytest.raises(InputError, match="batch_size is 0"):
+        encoder.encode(images, batch_size=0)
+
+
+def test_a_tile_without_any_data_has_no_features(encoder, images):
+    some = {n: x.copy() for n, x in images.items()}
+    some["s1"][3] = np.nan
+    some["s1"][5] = some["s2"][5] = np.nan
+    out = encoder.encode(some)
+    for values in (out.pooled, out.summary, *out.tokens.values()):
+        assert np.isnan(values[5]).all()
+        assert np.isfinite(np.delete(values, 5, axis=0)).all()
 
 
 def test_a_notebook_needs_no_tensorflow_and_importing_is_quick(trained):

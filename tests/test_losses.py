@@ -110,6 +110,20 @@ def test_info_nce_is_the_cross_entropy_of_scikit_learn_both_ways():
     assert float(few) == pytest.approx(np.mean(alone), rel=1e-4)
     none, _ = losses.info_nce({"s1": jnp.asarray(a), "s2": jnp.asarray(b)}, 0.5, {"s1": jnp.zeros(6, bool)})
     assert float(none) == 0.0
+    twice = {"s1": jnp.asarray(a[[0, 1, 2, 0]]), "s2": jnp.asarray(b[[0, 1, 2, 0]])}  # no tile is its own negative
+    same = jnp.eye(4, dtype=bool).at[0, 3].set(True).at[3, 0].set(True)
+    once, _ = losses.info_nce({n: x[:3] for n, x in twice.items()}, 0.5)
+    rows = -np.diagonal(logits[:3, :3] - np.log(np.exp(logits[:3, :3]).sum(1, keepdims=True)))
+    columns = -np.diagonal(logits.T[:3, :3] - np.log(np.exp(logits.T[:3, :3]).sum(1, keepdims=True)))
+    assert float(once) == pytest.approx((rows.mean() + columns.mean()) / 2, rel=1e-4)
+    doubled, _ = losses.info_nce(twice, 0.5, None, same)
+    # Tiles 1 and 2 have the doubled tile as two negatives, the doubled one has neither of itself.
+    by_tile = [rows[0] + columns[0]] * 2
+    for tile, other in ((1, 2), (2, 1)):
+        for scores in (logits, logits.T):
+            negatives = 2 * np.exp(scores[tile, 0]) + np.exp(scores[tile, other])
+            by_tile.append(np.log(np.exp(scores[tile, tile]) + negatives) - scores[tile, tile])
+    assert float(doubled) == pytest.approx(sum(by_tile) / 8, rel=1e-4)
     nothing = jnp.asarray(a).at[2].set(0.0)  # an example of which nothing is visible
     slope = jax.grad(lambda x: losses.info_nce({"s1": x, "s2": jnp.asarray(b)}, 0.5)[0])(nothing)
     assert np.isfinite(slope).all()

@@ -156,6 +156,15 @@ def write(directory: str, ids: Sequence[str], subsets: Mapping[str, Int[np.ndarr
             f.writelines(f"{ids[p]}\n" for p in positions)
 
 
+def _lines(path: str) -> list[str]:
+    """Lines that are not empty, without a byte-order mark."""
+    try:
+        text = files.read_text(path).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 ({error.reason}); save the file in UTF-8.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def read(
     directory: str, ids: Sequence[str], labels: Sequence[str], seed: int
 ) -> dict[str, Int[np.ndarray, "_count"]] | None:
@@ -170,7 +179,7 @@ def read(
         path = files.join(directory, file_name(label, seed))
         if not files.exists(path):
             return None
-        listed = files.read_text(path).splitlines()
+        listed = _lines(path)
         unknown = [tile for tile in listed if tile not in positions]
         if unknown or len(listed) < 2 or len(set(listed)) < len(listed):
             raise InputError(

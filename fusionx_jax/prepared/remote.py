@@ -7,9 +7,16 @@ from fusionx_jax import files
 from fusionx_jax.errors import InputError
 
 
+def directories(dataset: str) -> list[str]:
+    """The directories of a mixture, which commas separate; a directory that exists may have commas in its path."""
+    if "," in dataset and not files.is_address(dataset) and files.is_folder(dataset):
+        return [dataset]
+    return [d.strip() for d in dataset.split(",") if d.strip()]
+
+
 def absolute(dataset: str) -> str:
     """The absolute form of each of the sets that `dataset` lists, separated by commas."""
-    return ",".join(files.absolute(d.strip()) for d in dataset.split(","))
+    return ",".join(files.absolute(d) for d in directories(dataset))
 
 
 def local_file(directory: str, name: str) -> str:

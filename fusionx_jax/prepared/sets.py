@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from ml_collections import ConfigDict
 
 from fusionx_jax.errors import InputError
+from fusionx_jax.prepared import remote
 from fusionx_jax.prepared.bands import BandGroups
 from fusionx_jax.prepared.mixture import Mixture
 from fusionx_jax.prepared.readable import Readable
@@ -40,7 +41,7 @@ def open_sets(
     Raises:
       InputError: a set cannot be read, or the sets do not fit together.
     """
-    directories = [d.strip() for d in dataset.split(",") if d.strip()]
+    directories = remote.directories(dataset)
     if not directories:
         raise InputError("The data set's directory is empty; pass the directory of a prepared set as --dataset.")
     opened: Readable

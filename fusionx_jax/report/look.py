@@ -5,16 +5,22 @@ an evaluator or metric that is not registered raises.
 """
 
 import base64
+import functools
+import re
+import warnings
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import IO, NamedTuple, Protocol, runtime_checkable
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from fusionx_jax import files, methods
+from fusionx_jax import files, methods, progress
 from fusionx_jax.evaluate.evaluators import EVALUATORS
 from fusionx_jax.evaluate.records import Method, ModalitySet
 from fusionx_jax.types import Json, Untyped
+
+# Fonts that draw what Matplotlib's own, DejaVu Sans, lacks: Chinese, Japanese, Korean and others.
+_FALLBACK_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans", "Arial Unicode MS")
 
 # Okabe & Ito, "Color Universal Design" (2008).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -105,10 +111,13 @@ def pyplot() -> Untyped:
     """matplotlib without a display, in the style of all figures. Imported late: it takes a second."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib import font_manager
 
+    installed = set(font_manager.get_font_names())
     plt.rcParams.update(
         {
             "font.size": 9,
+            "font.family": ["DejaVu Sans", *(name for name in _FALLBACK_FONTS if name in installed)],
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
@@ -136,9 +145,31 @@ def save(figure: Figure, directory: str, name: str) -> str:
     files.makedirs(directory)
     for kind in ("png", "svg", "pdf"):
         with files.replacing(files.join(directory, f"{name}.{kind}"), "wb") as f:
-            figure.savefig(f, format=kind)
+            _savefig(figure, f, kind)
     pyplot().close(figure)
     return files.join(directory, f"{name}.png")
+
+
+def _savefig(figure: Figure, file: IO[bytes], kind: str) -> None:
+    """Draws a figure; a character that the font lacks is drawn as a box, and said once in a sentence."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(file, format=kind)
+    for warning in caught:
+        found = re.search(r"Glyph \d+ \((.*)\) missing from font", str(warning.message))
+        if found:
+            _say_missing_glyph(found[1])
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+@functools.cache
+def _say_missing_glyph(name: str) -> None:
+    progress.logger.warning(
+        "Figures show a box for the character %s: Matplotlib's font lacks it, and none of %s is installed.",
+        name.removeprefix("\\N{").removesuffix("}"),
+        ", ".join(_FALLBACK_FONTS),
+    )
 
 
 def embed(path: str) -> str:

@@ -80,6 +80,7 @@ class Objective(MaskedModel):
     def loss(self, params: PyTree, wire: Wire, key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
         """The loss of a batch of wire tiles, and the metrics to log."""
         augment_key, mask_key = jax.random.split(key)
+        stored = wire
         wire = preprocess.augment(augment_key, wire, self.crop, self.flip)
         output, masks, patches, valid = self.forward(params, wire, mask_key)
         total: Float[Array, ""] = jnp.zeros(())
@@ -91,7 +92,9 @@ class Objective(MaskedModel):
             metrics |= {f"loss_{m}": v for m, v in by_modality.items()}
         if output.embedded:
             present = {n: m.visible_ok.any(1) for n, m in masks.items() if m.visible_ok is not None}
-            contrast, matched = losses.info_nce(output.embedded, self.temperature, present)
+            contrast, matched = losses.info_nce(
+                output.embedded, self.temperature, present, preprocess.same_tiles(stored)
+            )
             total += self.contrast_weight * contrast
             metrics |= {"loss_contrast": contrast, "matched": matched}
         return total, {"loss": total, **metrics}

@@ -88,6 +88,9 @@ def test_ids_with_blanks_come_back(tmp_path):
     ids = [f"area {i}_r0_c0" for i in range(10)]
     subsets.write(str(tmp_path), ids, {"0.5": np.arange(5)}, 0)
     assert subsets.read(str(tmp_path), ids, ("0.5",), 0)["0.5"].tolist() == [0, 1, 2, 3, 4]
+    marked = "\ufeffarea 1_r0_c0\r\narea 3_r0_c0 \r\n\r\n"  # as Windows programs write it
+    (tmp_path / subsets.file_name("0.5", 0)).write_text(marked, encoding="utf-8", newline="")
+    assert subsets.read(str(tmp_path), ids, ("0.5",), 0)["0.5"].tolist() == [1, 3]
     (tmp_path / subsets.file_name("0.5", 0)).write_text("area 1_r0_c0\narea 1_r0_c0\narea 2_r0_c0\n")
     with pytest.raises(InputError, match="2 of them distinct"):
         subsets.read(str(tmp_path), ids, ("0.5",), 0)
