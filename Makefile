@@ -17,12 +17,13 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 PAPER := $(RUNS)/paper_cpu
 SWEEP = $(BIN)/python -m experiments.label_sweep --config=configs/paper_cpu.py --dataset=$(SIMULATED) --jobs=2
 
-.PHONY: help install demo paper-cpu paper-cpu-tuning test test-slow lint format clean
+.PHONY: help install demo paper-cpu paper-cpu-tuning test test-slow fuzz lint format clean
 
 help:
 	@echo "make demo       install into $(VENV), simulate, pretrain, evaluate; open $(DEMO)/report.html"
 	@echo "make test       install, lint, check import layers and types, run the fast tests"
 	@echo "make test-slow  run the long tests: kills, several processes, the whole demo"
+	@echo "make fuzz       throw more than 10,000 generated bad inputs at every door"
 	@echo "make paper-cpu  the comparison of methods in experiments/results: a night on two cores; goes on where it was"
 	@echo "make lint | format | clean"
 
@@ -66,6 +67,10 @@ test: lint
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --timeout=$(SLOW_TIMEOUT) -n $(WORKERS) --dist loadfile
+
+# Ten times as many generated bad inputs as in `make test`, other ones each time: about 20 minutes.
+fuzz: $(READY)
+	FUZZ=10 $(BIN)/python -m pytest tests/fuzz --timeout=$(SLOW_TIMEOUT) -n $(WORKERS) --dist loadfile
 
 clean:
 	rm -rf .venv .venv-* $(RUNS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .jax_cache .mypy_cache

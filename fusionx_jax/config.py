@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
+from fusionx_jax import limits
 from fusionx_jax.errors import InputError
 from fusionx_jax.types import Json, JsonObject, Untyped
 
+_LONGEST = 500  # characters of a library's error that a sentence quotes
 FREE_SETTINGS = (
     "dataset",
     "method",
@@ -90,7 +92,7 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """Applies `--config.key=value` arguments, with ml_collections' type checks.
 
     Raises:
-      InputError: an unknown key or a value of the wrong type, with the keys that exist beside it.
+      InputError: an unknown key, with the keys that exist beside it, or a value of the wrong type or out of range.
     """
     for item in overrides:
         if not item.startswith("--config."):
@@ -99,7 +101,10 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     config = _set_values(config, [item for item in overrides if item not in new])
     for item in new:
         _add_entry(config, _key(item))
-    return _set_values(config, new) if new else config
+    if new:
+        config = _set_values(config, new)
+    limits.check(config)
+    return config
 
 
 def _key(item: str) -> str:
@@ -139,11 +144,14 @@ def _set_values(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         _check_key(config, _key(item))
     values = flags.FlagValues()
     argv = ["fusionx", *overrides]
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)
     except (flags.Error, TypeError, ValueError, AttributeError, KeyError) as error:
-        raise InputError(f"A config value cannot be set ({' '.join(overrides)}): {error}") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(
+            f"A config value cannot be set: {reason[:_LONGEST]}. A value has the type of the default in configs/."
+        ) from error
     return values.config
 
 

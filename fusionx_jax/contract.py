@@ -7,8 +7,10 @@ go wherever the weights go.
 
 import dataclasses
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
 
@@ -73,6 +75,8 @@ class Task:
 
 
 IGNORE_LABEL = 255
+TASK_KINDS = ("multi", "single", "pixel")
+_LARGEST_SIDE = 1 << 16  # pixels: a limit against damaged contracts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,33 +129,148 @@ def from_dict(raw: Mapping[str, Json], where: str) -> Contract:
         raise InputError(
             f"{where} has contract format {version!r}, this version reads {FORMAT_VERSION}; prepare the set again."
         )
-    try:
-        mods = {
-            name: ModalityContract(**{k: _tuples(v) for k, v in m.items()}) for name, m in raw["modalities"].items()
-        }
-        tasks = {
-            name: Task(
-                t["feature"],
-                t["kind"],
-                tuple(t["classes"]),
-                _in_order({s: tuple(c) for s, c in t["counts"].items()}),
-            )
-            for name, t in raw["tasks"].items()
-        }
-        rest = {k: _tuples(v) for k, v in raw.items() if k not in ("format_version", "modalities", "tasks")}
-        contract = Contract(modalities=mods, tasks=tasks, **{**rest, "splits": _in_order(raw["splits"])})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{where} is not a valid contract ({error}); it may have been edited by hand: prepare the set again."
-        ) from error
-    for name, m in contract.modalities.items():
-        sizes = {len(m.bands), len(m.mean), len(m.std)}
-        if len(sizes) != 1 or any(s <= 0 for s in m.std):
-            raise InputError(
-                f"{where}: modality {name} lists {len(m.bands)} bands, {len(m.mean)} means and {len(m.std)} positive "
-                "deviations, which must be as many; prepare the set again."
-            )
+    root = _Reader(raw, where)
+    contract = Contract(
+        name=root.text("name"),
+        simulated=root.boolean("simulated"),
+        modalities={name: _modality(node) for name, node in root.objects("modalities").items()},
+        tasks={name: _task(node) for name, node in root.objects("tasks").items()},
+        splits=_in_order(root.table("splits", _Reader.count)),
+        split_origin=root.text("split_origin"),
+        license=root.text("license"),
+        citation=root.text("citation"),
+        source_version=root.text("source_version"),
+        notes=root.texts("notes") if "notes" in raw else (),
+        has_location=root.boolean("has_location") if "has_location" in raw else False,
+        group_feature=root.text("group_feature") if raw.get("group_feature") is not None else None,
+    )
+    root.finish(("format_version", *(f.name for f in dataclasses.fields(Contract))))
     return contract
+
+
+def _modality(node: "_Reader") -> ModalityContract:
+    bands = node.texts("bands")
+    if not bands or len(set(bands)) < len(bands):
+        node.refuse("bands", "must be one or more different names")
+    out = ModalityContract(
+        bands=bands,
+        unit=node.text("unit"),
+        level=node.text("level"),
+        scale=node.number("scale"),
+        offset=node.number("offset"),
+        nodata=node.count("nodata"),
+        gsd_m=node.number("gsd_m"),
+        height=node.count("height"),
+        width=node.count("width"),
+        mean=node.numbers("mean"),
+        std=node.numbers("std"),
+        nodata_fraction=node.number("nodata_fraction") if "nodata_fraction" in node.raw else 0.0,
+        quality=node.table("quality", _Reader.numbers) if "quality" in node.raw else {},
+    )
+    for key in ("mean", "std"):
+        if len(getattr(out, key)) != len(bands):
+            node.refuse(key, f"must have as many numbers as there are bands ({len(bands)})")
+    if not all(s > 0 for s in out.std):
+        node.refuse("std", "must be positive")
+    if not out.scale > 0:
+        node.refuse("scale", "must be positive")
+    if not 0 <= out.nodata <= modalities_lib.NODATA:
+        node.refuse("nodata", f"must be a code of uint16, from 0 to {modalities_lib.NODATA}")
+    for key in ("height", "width"):
+        if not 1 <= getattr(out, key) <= _LARGEST_SIDE:
+            node.refuse(key, f"must be a number of pixels, from 1 to {_LARGEST_SIDE}")
+    if not 0 <= out.nodata_fraction <= 1:
+        node.refuse("nodata_fraction", "must be a share, from 0 to 1")
+    node.finish(f.name for f in dataclasses.fields(ModalityContract))
+    return out
+
+
+def _task(node: "_Reader") -> Task:
+    classes = node.texts("classes")
+    counts = _in_order(node.table("counts", _Reader.counts))
+    if node.text("kind") not in TASK_KINDS:
+        node.refuse("kind", f"must be one of {', '.join(TASK_KINDS)}")
+    if not classes or len(set(classes)) < len(classes) or len(classes) > IGNORE_LABEL:
+        node.refuse("classes", f"must be 1 to {IGNORE_LABEL} different names")
+    if any(len(c) != len(classes) for c in counts.values()):
+        node.refuse("counts", f"must have as many numbers as there are classes ({len(classes)})")
+    node.finish(f.name for f in dataclasses.fields(Task))
+    return Task(node.text("feature"), node.text("kind"), classes, counts)
+
+
+class _Reader:
+    """Reads a JSON object key by key; anything but the expected kind is an error that names file and key."""
+
+    def __init__(self, raw: Json, where: str, path: str = ""):
+        self.where, self._path = where, path
+        if not isinstance(raw, Mapping):
+            raise self._error(path.rstrip(".") or "the contract", raw, "must be an object")
+        self.raw = raw
+
+    def refuse(self, key: str, expected: str) -> NoReturn:
+        raise self._error(f"{self._path}{key}", self.raw.get(key), expected)
+
+    def _error(self, key: str, value: Json, expected: str) -> InputError:
+        shown = "missing" if value is None else repr(value)[:60]
+        return InputError(
+            f"{self.where} is not a valid contract: {key} is {shown}, and {expected}; it may have been edited by hand: "
+            "prepare the set again."
+        )
+
+    def _is(self, key: str, value: Json, kinds: tuple[type, ...], expected: str) -> Json:
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise self._error(f"{self._path}{key}", value, expected)
+        return value
+
+    def text(self, key: str) -> str:
+        return self._is(key, self.raw.get(key), (str,), "must be a text")
+
+    def boolean(self, key: str) -> bool:
+        return self._is(key, self.raw.get(key), (bool,), "must be true or false")
+
+    def number(self, key: str) -> float:
+        return self._number(key, self.raw.get(key))
+
+    def _number(self, key: str, value: Json) -> float:
+        number = self._is(key, value, (int, float), "must be a number")
+        if isinstance(number, float) and not math.isfinite(number):
+            raise self._error(f"{self._path}{key}", value, "must be finite")
+        return number
+
+    def count(self, key: str) -> int:
+        return self._count(key, self.raw.get(key))
+
+    def _count(self, key: str, value: Json) -> int:
+        number = self._is(key, value, (int,), "must be a whole number")
+        if number < 0:
+            raise self._error(f"{self._path}{key}", value, "must not be negative")
+        return number
+
+    def _sequence(self, key: str) -> list[Json]:
+        return list(self._is(key, self.raw.get(key), (list, tuple), "must be a list"))
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        return tuple(self._is(key, v, (str,), "must be a list of texts") for v in self._sequence(key))
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        return tuple(self._number(key, v) for v in self._sequence(key))
+
+    def counts(self, key: str) -> tuple[int, ...]:
+        return tuple(self._count(key, v) for v in self._sequence(key))
+
+    def table(self, key: str, read: Callable[["_Reader", str], Json]) -> JsonObject:
+        """An object whose values `read`, a method of this class, reads."""
+        inner = _Reader(self.raw.get(key), self.where, f"{self._path}{key}.")
+        return {name: read(inner, name) for name in inner.raw}
+
+    def objects(self, key: str) -> dict[str, "_Reader"]:
+        inner = _Reader(self.raw.get(key), self.where, f"{self._path}{key}.")
+        return {name: _Reader(v, self.where, f"{self._path}{key}.{name}.") for name, v in inner.raw.items()}
+
+    def finish(self, known: Iterable[str]) -> None:
+        unknown = sorted(set(self.raw) - set(known))
+        if unknown:
+            raise self._error(f"{self._path}{unknown[0]}", self.raw[unknown[0]], "no key has this name")
 
 
 def _in_order(by_split: Mapping[str, Json]) -> JsonObject:
@@ -159,12 +278,6 @@ def _in_order(by_split: Mapping[str, Json]) -> JsonObject:
     usual = ("train", "val", "test")
     names = sorted(by_split, key=lambda s: usual.index(s) if s in usual else len(usual))
     return {s: by_split[s] for s in names}
-
-
-def _tuples(value: Json) -> Json:
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(value) if isinstance(value, list) else value
 
 
 def load(directory: str | os.PathLike) -> Contract:

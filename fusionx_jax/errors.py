@@ -2,16 +2,32 @@
 
 import contextlib
 import errno
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+_LONGEST_WORD = 400  # characters: names that people type may be paths, but not pages
+
 
 class InputError(ValueError):
-    """The user's input or usage is wrong; the message is a clear sentence. Exit status 2."""
+    """The user's input or usage is wrong; the message is a clear sentence. Exit status 2.
+
+    Very long words, which the input may hold, are cut in the message.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(_cut(message))
 
 
 class RunError(RuntimeError):
     """The run failed for a reason outside the input (a full disk, diverged training). Exit status 1."""
+
+    def __init__(self, message: str):
+        super().__init__(_cut(message))
+
+
+def _cut(message: str) -> str:
+    return re.sub(rf"(\S{{{_LONGEST_WORD}}})\S+", r"\1…", message)
 
 
 class Failure(NamedTuple):

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,11 @@ def user_environment() -> dict[str, str]:
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess:
+    began = time.monotonic()
     done = subprocess.run(
         command, shell=True, cwd=folder, env=user_environment(), capture_output=True, text=True, check=False
     )
+    print(f"{time.monotonic() - began:.0f} s: {command}")
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done
 

@@ -46,9 +46,9 @@ def test_eight_devices_follow_the_loss_curve_of_one(tmp_path, simulated):
 
 
 @pytest.mark.slow
-def test_every_mesh_of_eight_devices_follows_the_loss_curve_of_one(tmp_path, simulated):
+def test_meshes_of_data_and_fsdp_alone_follow_the_loss_curve_of_one(tmp_path, simulated):
     one = _losses(tmp_path, simulated, 1, 1, 1)
-    for devices, data, fsdp in ((2, 2, 1), (4, 1, 4), (8, 8, 1), (8, 2, 4), (8, -1, 2)):
+    for devices, data, fsdp in ((4, 1, 4), (8, 8, 1), (8, -1, 2)):
         assert _losses(tmp_path, simulated, devices, data, fsdp) == pytest.approx(one, rel=2e-4)
 
 

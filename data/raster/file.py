@@ -15,6 +15,8 @@ import numpy as np
 from fusionx_jax.errors import InputError
 from fusionx_jax.types import Untyped
 
+_LARGEST_LATITUDE = 91.0  # degrees; global rasters end half a pixel beyond the pole
+
 
 class Grid(NamedTuple):
     """Where the pixels of a file lie: coordinate system, affine transform of (column, row), and size."""
@@ -170,8 +172,11 @@ class RasterFile:
         self.dtype = np.dtype(f.dtypes[0]) if not f.dtypes[0].startswith("complex") else np.dtype(complex)
         self.names = tuple(f.descriptions[i - 1] or None for i in data)
         self.transform = f.transform
-        if f.crs:
+        if f.crs and not (f.crs.is_geographic or f.crs.is_projected):
+            self.remarks.append("the file's coordinate system is a local one, which says nothing of its place")
+        elif f.crs:
             self.grid = Grid(f.crs, f.transform, f.height, f.width)
+            self._check_grid(self.grid)
         self.has_palette = ColorInterp.palette in f.colorinterp
         flags = f.mask_flag_enums[0]
         self._has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
@@ -180,11 +185,34 @@ class RasterFile:
         if self._alpha is not None:
             self.remarks.append("the alpha band is applied as a mask")
         scales, offsets = (np.array([values[i - 1] for i in data]) for values in (f.scales, f.offsets))
+        if not (np.isfinite(scales).all() and np.isfinite(offsets).all() and scales.all()):
+            f.close()
+            raise InputError(
+                f"{self.path} has the scale tag {scales[0]:g} and the offset tag {offsets[0]:g}, which leave no "
+                "measurement; remove or correct them (gdal_edit.py -scale, -offset)."
+            )
         if (scales != 1).any() or (offsets != 0).any():
             self._scales, self._offsets = scales, offsets
             one = "" if len(set(zip(scales, offsets))) == 1 else " of the first band"
             self.remarks.append(f"the tags' scale {scales[0]:g} and offset {offsets[0]:g}{one} are applied")
         return [f.nodatavals[i - 1] for i in data]
+
+    def _check_grid(self, grid: Grid) -> None:
+        """Refuses pixels without extent, and degrees of latitude that do not exist."""
+        a, b, _, d, e, _ = tuple(grid.transform)[:6]
+        corners = [grid.transform * (c, r) for c in (0, grid.width) for r in (0, grid.height)]
+        if not np.isfinite([*corners]).all() or not a * e - b * d:
+            self.close()
+            raise InputError(
+                f"{self.path} has pixels without extent ({a:g}, {b:g}, {d:g}, {e:g}); georeference it anew."
+            )
+        latitudes = [y for _, y in corners]
+        if grid.crs.is_geographic and max(map(abs, latitudes)) > _LARGEST_LATITUDE:
+            self.close()
+            raise InputError(
+                f"{self.path} is in degrees ({grid.crs.to_string()[:60]}), but lies at latitude {latitudes[0]:g}; its "
+                "coordinate system or its transform is wrong: georeference it anew."
+            )
 
     def _nodata_codes(
         self, given: Sequence[float], known: Sequence[float], declared: Sequence[float | None]

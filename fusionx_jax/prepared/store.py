@@ -5,6 +5,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -215,8 +216,17 @@ def _list_shards(directory: str, contract: contract_lib.Contract) -> tuple[dict[
         with open(info_path, encoding="utf-8") as f:
             info = json.load(f)
         lengths = {s["name"]: [int(n) for n in s["shardLengths"]] for s in info["splits"]}
-    except (OSError, ValueError, KeyError) as error:
+        name = info["name"]
+        if not re.fullmatch(r"\w+", name) or any(n < 0 for sizes in lengths.values() for n in sizes):
+            raise ValueError(f"the name {name!r} or a number of records is wrong")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{info_path} is missing or damaged ({error}); prepare the set again.") from error
+    absent = [s for s, size in contract.splits.items() if size and s not in lengths]
+    if absent:
+        raise InputError(
+            f"{info_path} lists no shards of {absent[0]}, which the contract beside it has; the folder mixes two sets: "
+            "prepare it again."
+        )
     names: dict[str, list[str]] = {}
     for split, sizes in lengths.items():
         if sum(sizes) != contract.splits.get(split):
@@ -224,7 +234,7 @@ def _list_shards(directory: str, contract: contract_lib.Contract) -> tuple[dict[
                 f"{info_path} lists {sum(sizes)} tiles in {split}, the contract beside it "
                 f"{contract.splits.get(split)}; the folder mixes two sets: prepare it again."
             )
-        names[split] = [f"{info['name']}-{split}.array_record-{i:05d}-of-{len(sizes):05d}" for i in range(len(sizes))]
+        names[split] = [f"{name}-{split}.array_record-{i:05d}-of-{len(sizes):05d}" for i in range(len(sizes))]
         _check_present(directory, names[split])
     return names, {split: np.cumsum([0, *sizes]) for split, sizes in lengths.items()}
 
