@@ -58,3 +58,34 @@ def test_resuming_with_another_log_interval_changes_no_weight_settings(tiny_conf
     assert config_lib.weight_settings(tiny_config) == before
     tiny_config.mask_ratio = 0.5
     assert config_lib.weight_settings(tiny_config) != before
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("batch_size=0", "batch_size is 0; it must be at least 1."),
+        ("optimizer.learning_rate=nan", "optimizer.learning_rate is nan; it must be finite."),
+        ("optimizer.b2=1.0", "optimizer.b2 is 1.0; it must be from 0 to below 1."),
+        ("evaluate.layer_decay=0", "Unknown config key"),
+        (
+            "evaluate.finetune.layer_decay=0.0",
+            "evaluate.finetune.layer_decay is 0.0; it must be above 0 and at most 1.",
+        ),
+        ("evaluate.finetune.learning_rates=(0.1,-1.0)", "it must be above 0"),
+        ("label_fractions=(0.5,1.5)", "it must be above 0 and at most 1"),
+        ("loss_weights.s1=-1.0", "loss_weights.s1 is -1.0; it must be at least 0."),
+        ("modalities=(1,2)", "it must be a list of names"),
+        ("modalities=('s1','s1')", "it names something twice"),
+        ("num_steps=99999999999", "it must be at most 2147483647"),
+        ("evaluate=3", "A config value cannot be set"),
+        ("verify_records=maybe", "A config value cannot be set"),
+    ],
+)
+def test_values_out_of_range_and_of_another_kind_are_refused(tiny_config, override, words):
+    with pytest.raises(InputError) as caught:
+        config_lib.override(tiny_config, [f"--config.{override}"])
+    assert words in str(caught.value)
+
+
+def test_very_long_words_are_cut_in_messages():
+    assert str(InputError(f"{'a' * 5000} is no key.")) == f"{'a' * 400}… is no key."

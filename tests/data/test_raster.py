@@ -188,3 +188,14 @@ def test_finer_decibels_are_averaged_as_power():
     values = np.tile([[0.0, -10.0], [-20.0, -30.0]], (4, 4))[..., None]
     out = squares.resize(values, 4, "bilinear", as_power=True)
     assert np.allclose(out, 10 * np.log10((1 + 0.1 + 0.01 + 0.001) / 4))
+
+
+def test_tags_and_grids_that_mean_nothing_are_refused_or_said(tmp_path):
+    values = np.ones((1, 4, 4), np.float32)
+    with pytest.raises(InputError, match="has the scale tag nan"):
+        _read(_tif(tmp_path / "a.tif", values, scales=(np.nan,), offsets=(0.0,)))
+    with pytest.raises(InputError, match="is in degrees .* but lies at latitude"):
+        _read(_tif(tmp_path / "b.tif", values, crs="EPSG:4326"))
+    with RasterFile(_tif(tmp_path / "c.tif", values, crs='LOCAL_CS["here"]')) as f:
+        assert f.grid is None
+        assert f.remarks == ["the file's coordinate system is a local one, which says nothing of its place"]

@@ -127,3 +127,16 @@ def test_figures_and_pages_are_written_to_addresses():
     values = {"title": "a|b", "subtitle": "", "notices": [], "findings": [], "findings_note": "", "sections": []}
     assert "# a\\|b" in files.read_text(look.write("memory://report/tables.md", "tables.md", **values))
     assert files.listdir(folder) == ["curves.pdf", "curves.png", "curves.svg"]
+
+
+def test_a_character_that_the_font_lacks_is_said_once_and_drawn_as_a_box(tmp_path, caplog):
+    plt = look.pyplot()
+    if len(plt.rcParams["font.family"]) > 1:
+        pytest.skip("a font with Chinese characters is installed")
+    with caplog.at_level("WARNING", logger="fusionx"):
+        for name in ("a", "b"):
+            figure, axes = plt.subplots()
+            axes.set_title("\u6c34")
+            look.save(figure, str(tmp_path), name)
+    assert [r.message for r in caplog.records if "a box for the character CJK UNIFIED IDEOGRAPH-6C34" in r.message]
+    assert len([r for r in caplog.records if "a box for the character" in r.message]) == 1

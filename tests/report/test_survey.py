@@ -5,10 +5,11 @@ import numpy as np
 
 from data import writer
 from data.simulated.builder import Simulated
-from fusionx_jax.prepared import store
+from fusionx_jax import contract
+from fusionx_jax.prepared import sets, store
 from fusionx_jax.report import survey
 from tests.data.command import run_prepare
-from tests.helpers import assert_clear, run_here
+from tests.helpers import assert_clear, run_cli, run_here
 
 
 def test_the_page_shows_what_is_in_the_set(simulated, tmp_path):
@@ -110,3 +111,15 @@ def test_a_set_without_labels_or_places_has_a_page(tmp_path, simulated):
     page = survey_page.write([bare, found], str(tmp_path))
     with open(page) as f:
         assert f.read().count("data:image") == 6
+
+
+def test_class_names_of_any_script_are_printed_on_any_terminal(simulated, tmp_path):
+    copy = shutil.copytree(simulated, tmp_path / "a,b")
+    path = copy / "contract.json"
+    first = contract.load(copy).tasks["multi"].classes[0]
+    path.write_text(path.read_text().replace(f'"{first}"', '"\u6c34"'))
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    done = run_cli("fusionx_jax", "inspect", str(copy), "--tiles=4", f"--out={tmp_path / 'page'}", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "\\u6c34" in done.stdout
+    assert sets.open_sets(str(copy)).contract.splits  # a comma in a path separates no sets
