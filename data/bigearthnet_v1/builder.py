@@ -114,7 +114,7 @@ def _pairs(
             path = f"{s1_root}/{s1}/{s1}_labels_metadata.json"
             try:
                 s2 = json.loads(archive.read(path))["corresponding_s2_patch"]
-            except (InputError, ValueError, KeyError) as error:
+            except (InputError, ValueError, KeyError, TypeError) as error:
                 unusable.append(LeftOut(s1, "damaged metadata", f"{path}: {error}"))
                 continue
             if s2 in wanted:

@@ -48,7 +48,9 @@ def claim(workdir: str, config: ConfigDict, contract: Contract) -> None:
             _check_same_run(workdir, json.loads(files.read_text(path)), record)
         with files.replacing(path) as f:
             json.dump(record, f, indent=1, sort_keys=True)
-    except (json.JSONDecodeError, KeyError) as error:
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}); give another --workdir.") from error
     except OSError as error:
         raise _cannot_write(workdir, error) from error
