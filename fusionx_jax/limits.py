@@ -80,7 +80,7 @@ def _check(config: ConfigDict, prefix: str) -> None:
         texts = name in _TEXTS or parent == "band_groups"
         for member in members:
             _check_member(key, value, member, found, texts)
-        if texts and len(set(members)) < len(members):
+        if (key == "modalities" or parent == "band_groups") and len(set(members)) < len(members):
             raise InputError(f"{key} is {value!r}; it names something twice.")
 
 

@@ -272,9 +272,8 @@ def test_a_mask_schedule_changes_the_ratio_at_its_step_and_resumes(tiny_config, 
     ],
 )
 def test_values_that_make_no_sense_are_refused_by_name(tiny_config, tmp_path, change, words):
-    c = config.override(tiny_config, [change])
     with pytest.raises(InputError, match=words.replace("(", r"\(").replace(".", r"\.")):
-        pretrain.run(c, str(tmp_path))
+        pretrain.run(config.override(tiny_config, [change]), str(tmp_path))
 
 
 def _launch(workdir, simulated):

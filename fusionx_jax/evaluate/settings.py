@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from fusionx_jax import encoder as encoder_lib
-from fusionx_jax import files
+from fusionx_jax import files, limits
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate.evaluators import EVALUATORS
 from fusionx_jax.evaluate.records import parse_modalities
@@ -26,6 +26,7 @@ def check(config: ConfigDict, prepared: sets.Readable | None = None) -> None:
     Raises:
       InputError: with the key, its value and what is expected.
     """
+    limits.check(config)
     e = config.evaluate
     for key, values in _CHOICES.items():
         if e[key] not in values:
@@ -36,10 +37,6 @@ def check(config: ConfigDict, prepared: sets.Readable | None = None) -> None:
         raise InputError(
             f"evaluate.seeds is {e.seeds}, label_fractions {tuple(config.label_fractions)} and evaluate.shots "
             f"{tuple(e.shots)}; at least one seed and one label fraction or number of shots are needed."
-        )
-    if any(not 0 < f <= 1 for f in config.label_fractions):
-        raise InputError(
-            f"label_fractions is {tuple(config.label_fractions)}; fractions must be above 0 and at most 1."
         )
     if not any(set(parse_modalities(m)) <= set(config.modalities) for m in e.modalities):
         raise InputError(

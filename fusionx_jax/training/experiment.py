@@ -5,7 +5,7 @@ import dataclasses
 import jax
 from ml_collections import ConfigDict
 
-from fusionx_jax import checkpoint, preprocess, sharding
+from fusionx_jax import checkpoint, limits, preprocess, sharding
 from fusionx_jax import config as config_lib
 from fusionx_jax.contract import Contract, check_compatible, in_band_order
 from fusionx_jax.errors import InputError
@@ -39,7 +39,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
     """
     if not config.dataset:
         raise InputError("No data set is given; set --config.dataset=DIR to a directory that data.prepare printed.")
-    check_ranges(config)
+    limits.check(config)
     prepared = sets.open_for(config, config.dataset)
     prepared.size("train")
     contract, init_from = run_contract(config, prepared.contract)
@@ -60,13 +60,6 @@ def make_experiment(config: ConfigDict) -> Experiment:
     )
     objectives = {first: make_objective(config, model, normalizer, first) for first in config_lib.stages(config)}
     return Experiment(config, prepared, contract, init_from, mesh, model, objectives, make_optimizer(config))
-
-
-def check_ranges(config: ConfigDict) -> None:
-    """Refuses counts that are out of range."""
-    for key, least in (("checkpoint_every", 1), ("log_every", 1), ("seed", 0)):
-        if config[key] < least:
-            raise InputError(f"{key} is {config[key]}; it must be at least {least}.")
 
 
 def check_tiles(config: ConfigDict, contract: Contract) -> None:

@@ -7,8 +7,6 @@ import optax
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from fusionx_jax.errors import InputError
-
 _RATE_BATCH = 256  # learning rates are given per 256 examples (arXiv 1706.02677, section 2.1; MAE, appendix A)
 
 
@@ -20,18 +18,8 @@ class Optimizer(NamedTuple):
 
 
 def make_optimizer(config: ConfigDict) -> Optimizer:
-    """AdamW; weight decay on kernels only, gradients clipped by global norm.
-
-    Raises:
-      InputError: a rate, count or norm is out of range.
-    """
+    """AdamW; weight decay on kernels only, gradients clipped by global norm."""
     o = config.optimizer
-    if config.num_steps < 0 or o.warmup_steps < 0 or o.learning_rate <= 0 or o.clip_norm <= 0:
-        raise InputError(
-            f"num_steps is {config.num_steps}, optimizer.warmup_steps {o.warmup_steps}, optimizer.learning_rate "
-            f"{o.learning_rate} and optimizer.clip_norm {o.clip_norm}; steps must not be negative, learning_rate and "
-            "clip_norm must be positive."
-        )
     peak = o.learning_rate * config.batch_size / _RATE_BATCH
     steps = max(config.num_steps, 1)  # num_steps is 0 for the untrained baseline
     warmup = min(o.warmup_steps, steps - 1)

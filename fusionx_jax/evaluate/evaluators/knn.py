@@ -3,10 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from fusionx_jax.contract import Contract
-from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate.evaluators.base import TILE_KINDS, Evaluator, Problem, Scored, Source
 from fusionx_jax.evaluate.features import standardize
 from fusionx_jax.evaluate.numerics import knn
@@ -23,13 +20,6 @@ class NearestNeighbors(Evaluator):
 
     def score_kind(self, task_kind: str) -> str:
         return task_kind if task_kind in TILE_KINDS else ""
-
-    def check(self, config: ConfigDict, contract: Contract | None = None) -> None:
-        super().check(config, contract)
-        if config.knn.k < 1 or config.knn.temperature <= 0:
-            raise InputError(
-                f"evaluate.knn has k {config.knn.k} and temperature {config.knn.temperature}; both must be positive."
-            )
 
     def score(self, source: Source, problem: Problem, keys: Sequence[CellKey]) -> Iterator[list[Scored]]:
         settings = problem.config.knn
