@@ -100,6 +100,11 @@ def band_statistics(
 
 def standardize(train: Float[np.ndarray, "train dim"], *others: Float[np.ndarray, "_examples dim"]) -> list[np.ndarray]:
     """Zero mean and unit deviation by the training split, labels unseen (MAE's probe: BatchNorm without affine)."""
-    mean, std = train.mean(0), train.std(0)
-    std = np.where(std > 1e-6 * max(float(std.max()), 1e-12), std, 1.0)
+    mean, std = moments(train)
     return [((x - mean) / std).astype(np.float32) for x in (train, *others)]
+
+
+def moments(train: Float[np.ndarray, "train dim"]) -> tuple[Float[np.ndarray, "dim"], Float[np.ndarray, "dim"]]:
+    """Mean and deviation of features; the deviation of a constant one is 1."""
+    mean, std = train.mean(0), train.std(0)
+    return mean, np.where(std > 1e-6 * max(float(std.max()), 1e-12), std, 1.0)

@@ -1,10 +1,11 @@
 """Training of a whole encoder on labels: fine-tuning from pretrained parameters, or training from scratch.
 
-Every patch of a tile is visible; the pooled tokens feed a linear layer that is initialized with zeros. AdamW with
-warm-up and cosine decay. Options after BEiT and MAE (arXiv 2106.08254, appendix; 2111.06377, appendix A.1): layer-wise
-decay of the learning rate, drop path, a moving average of the parameters, freezing all but the last blocks. Step and
-learning rate are selected on the labeled validation split, an advantage over the linear probes; the scored split is
-read once.
+Every patch of a tile is visible; the pooled tokens feed a linear layer. Fine-tuning starts from a linear probe: its
+coefficients, on features standardized by fixed numbers, are the linear layer's first values (LP-FT, Kumar et al., arXiv
+2202.10054), and the probe itself is a candidate. From scratch the linear layer is zero. AdamW with warm-up and cosine
+decay. Options after BEiT and MAE (arXiv 2106.08254, appendix; 2111.06377, appendix A.1): layer-wise decay of the
+learning rate, drop path, a moving average of the parameters, freezing all but the last blocks. Step and learning rate
+are selected on the labeled validation split, an advantage over the linear probes; the scored split is read once.
 """
 
 import dataclasses
@@ -31,6 +32,8 @@ _TARGETS = "targets"  # key of the targets in a training batch
 
 _HEAD_SCALES = {"kernel": np.float32(1), "bias": np.float32(1)}  # of the learning rate
 
+_STANDARD_SCALES = {"center": np.float32(0), "scale": np.float32(0)}
+
 _LOSSES = {"single": optax.softmax_cross_entropy, "multi": optax.sigmoid_binary_cross_entropy}
 
 
@@ -39,6 +42,15 @@ class Task(NamedTuple):
 
     kind: str
     targets: Mapping[str, Float[np.ndarray, "_tiles classes"]]
+
+
+class LinearStart(NamedTuple):
+    """A linear layer to start from: `((features - center) / scale) @ kernel + bias`."""
+
+    center: Float[np.ndarray, "features"]
+    scale: Float[np.ndarray, "features"]
+    kernel: Float[np.ndarray, "features classes"]
+    bias: Float[np.ndarray, "classes"]
 
 
 class Outcome(NamedTuple):
@@ -51,7 +63,8 @@ class Outcome(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Parameters {"encoder": …, "head": …}, their moving average (None without `ema`) and the optimizer's state."""
+    """Parameters {"encoder": …, "head": …, "standard": …}, of which the last are fixed, their moving average (None
+    without `ema`) and the optimizer's state."""
 
     params: PyTree
     average: PyTree | None
@@ -171,7 +184,11 @@ class LabelTrainer:
         shapes = jax.eval_shape(lambda: self._initial(0)["encoder"])
         self._width = self._pooled_width(shapes)
         distance = encoder.model.layer_groups(shapes).distance
-        scales = {"encoder": rate_scales(distance, settings.layer_decay, settings.unfreeze), "head": _HEAD_SCALES}
+        scales = {
+            "encoder": rate_scales(distance, settings.layer_decay, settings.unfreeze),
+            "head": _HEAD_SCALES,
+            "standard": _STANDARD_SCALES,
+        }
         self._scales = reader.replicate(scales)
 
     def num_steps(self, labels: int) -> int:
@@ -179,13 +196,24 @@ class LabelTrainer:
         return self._settings.steps(labels, self._reader.prepared.size("train"))
 
     def train(
-        self, subset: Int[np.ndarray, "labeled"], seed: int, bar: progress.Progress, score_split: str = "test"
+        self,
+        subset: Int[np.ndarray, "labeled"],
+        seed: int,
+        bar: progress.Progress,
+        score_split: str = "test",
+        start: LinearStart | None = None,
     ) -> Outcome:
-        """Trains once per learning rate on the tiles `subset`; scores `score_split` with the best parameters."""
+        """Trains once per learning rate on the tiles `subset`; scores `score_split` with the best parameters.
+
+        With `start` the parameters before the first step are a candidate too.
+        """
         steps = self.num_steps(len(subset))
         best = _Candidate(-np.inf, {}, 0.0, 0)
+        if start is not None:
+            params = self._start(seed, start).params
+            best = _Candidate(self.validate(params), params, 0.0, 0)
         for rate in self._settings.learning_rates:
-            for step, state in enumerate(self.states(subset, seed, rate, steps), start=1):
+            for step, state in enumerate(self.states(subset, seed, rate, steps, start), start=1):
                 bar.advance()
                 if step % self._settings.eval_every and step != steps:
                     continue
@@ -195,10 +223,17 @@ class LabelTrainer:
         tiles = np.arange(self._reader.prepared.size(score_split))
         return Outcome(self.scores(best.params, score_split, tiles), best.learning_rate, best.step, steps)
 
-    def states(self, subset: Int[np.ndarray, "labeled"], seed: int, peak: float, steps: int) -> Iterator[TrainState]:
+    def states(
+        self,
+        subset: Int[np.ndarray, "labeled"],
+        seed: int,
+        peak: float,
+        steps: int,
+        start: LinearStart | None = None,
+    ) -> Iterator[TrainState]:
         """The state after every step. Its buffers are donated to the next step: copy what must outlive it."""
         schedule = self._settings.schedule(peak, steps)
-        state = self._start(seed)
+        state = self._start(seed, start)
         batch_size = min(self._settings.batch_size, len(subset))
 
         def read(step: int) -> Batch:
@@ -223,10 +258,19 @@ class LabelTrainer:
         batches = self._reader.sweep(split, tiles, _SCORE_BATCH)
         return np.concatenate([np.asarray(self._predict(params, b.arrays))[: b.num_kept] for b in batches])
 
-    def _start(self, seed: int) -> TrainState:
+    def _start(self, seed: int, start: LinearStart | None = None) -> TrainState:
         classes = self._task.targets["train"].shape[1]
-        head = {"kernel": jnp.zeros((self._width, classes)), "bias": jnp.zeros((classes,))}
-        params = self._reader.replicate({"encoder": self._initial(seed)["encoder"], "head": head})
+        if start is None:
+            width = self._width
+            start = LinearStart(np.zeros(width), np.ones(width), np.zeros((width, classes)), np.zeros(classes))
+        values = {name: jnp.asarray(value, jnp.float32) for name, value in start._asdict().items()}
+        params = self._reader.replicate(
+            {
+                "encoder": self._initial(seed)["encoder"],
+                "head": {k: values[k] for k in _HEAD_SCALES},
+                "standard": {k: values[k] for k in _STANDARD_SCALES},
+            }
+        )
         average = jax.tree.map(jnp.copy, params) if self._settings.ema else None
         return TrainState(params, average, self._reader.replicate(self._optimizer.init(params)))
 
@@ -245,7 +289,9 @@ class LabelTrainer:
     def _scores(
         self, params: PyTree, wire: Mapping[str, Array], rngs: Mapping[str, Array] | None = None
     ) -> Float[Array, "batch classes"]:
-        return self._pooled(params["encoder"], wire, rngs) @ params["head"]["kernel"] + params["head"]["bias"]
+        standard = jax.lax.stop_gradient(params["standard"])
+        features = (self._pooled(params["encoder"], wire, rngs) - standard["center"]) / standard["scale"]
+        return features @ params["head"]["kernel"] + params["head"]["bias"]
 
     def _update(
         self,

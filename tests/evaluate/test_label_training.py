@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
+from fusionx_jax import config as config_lib
+from fusionx_jax import encoder as encoder_lib
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate import batches, label_training
+from fusionx_jax.evaluate.evaluators import base
+from fusionx_jax.evaluate.evaluators.probe import LinearProbe, linear_starts
+from fusionx_jax.evaluate.labels import Labels
+from fusionx_jax.evaluate.records import CellKey, LabelBudget, ModalitySet
 from fusionx_jax.models import build
 from tests.evaluate import toy
-from tests.helpers import run_script
+from tests.helpers import ROOT, run_script
 
 SETTINGS = label_training.Settings(
     batch_size=16,
@@ -259,3 +265,76 @@ def test_four_devices_give_the_scores_of_one(tmp_path):
     for name in ("16 tiles", "10 tiles"):
         assert np.allclose(out[1][name], out[4][name], atol=1e-3)
     assert np.abs(out[1]["confusion"] - out[4]["confusion"]).sum() <= 2  # pixels at the edge of two classes
+
+
+def _start(width, classes, seed=0):
+    rng = np.random.default_rng(seed)
+    values = (
+        rng.normal(size=width),
+        0.5 + rng.random(width),
+        rng.normal(size=(width, classes)),
+        rng.normal(size=classes),
+    )
+    return label_training.LinearStart(*(v.astype(np.float32) for v in values))
+
+
+def test_fine_tuning_starts_from_a_linear_layer_on_features_standardized_by_fixed_numbers():
+    chosen, tiles = trainer("resnet", ema=0.0), np.arange(toy.SPLITS["test"])
+    wire = jax.tree.map(jnp.asarray, toy_set().read("test", tiles, ["s1", "s2"]))
+    features = np.asarray(encoder_lib.assemble(jax.jit(encoder("resnet").pooled)(wire), "mean_std"), np.float64)
+    start = _start(features.shape[1], 2)
+    expected = ((features - start.center) / start.scale) @ start.kernel + start.bias
+    first = chosen._start(0, start).params
+    assert np.allclose(chosen.scores(first, "test", tiles), expected, rtol=1e-3, atol=1e-3)
+    states = chosen.states(ALL, 0, 1e-2, 24, start)
+    last = [copied(state) for state, _ in zip(states, range(4))][-1]
+    assert np.array_equal(last.params["standard"]["center"], start.center)
+    assert np.array_equal(last.params["standard"]["scale"], start.scale)
+    assert not np.array_equal(last.params["head"]["kernel"], start.kernel)
+
+
+def _linear_problem(kind, features):
+    """A problem whose source gives made-up features, and its label subsets."""
+    keys = [CellKey(LabelBudget(0.5), seed) for seed in (0, 1)]
+    rng = np.random.default_rng(3)
+    subsets = {key: np.sort(rng.permutation(len(ALL))[:40]) for key in keys}
+    labels = Labels(kind, kind, f"label_{kind}", toy.MULTI, toy_set().targets(kind), [], None)
+    settings = config_lib.load_file(str(ROOT / "configs/demo.py")).evaluate
+    source = base.Source("m", ModalitySet(("s1", "s2")), features.get, None, encoder("resnet"))
+    return source, base.Problem(labels, subsets, settings, toy_set()), keys
+
+
+@pytest.mark.parametrize("kind", ["multi", "single"])
+def test_the_linear_layer_to_start_from_is_the_linear_probe(kind):
+    rng = np.random.default_rng(1)
+    mix = rng.normal(size=(2, 12))
+    features = {s: t @ mix + rng.normal(0, 0.3, (len(t), 12)) + 5 for s, t in toy_set().targets(kind).items()}
+    source, problem, keys = _linear_problem(kind, features)
+    starts = linear_starts(source, problem, keys)
+    probed = [scored for group in LinearProbe().score(source, problem, keys) for scored in group]
+    assert len(probed) == len(starts) == 2
+    for scored in probed:
+        start = starts[scored.key]
+        ours = ((features["test"] - start.center) / start.scale) @ start.kernel + start.bias
+        assert np.allclose(ours, scored.scores, rtol=1e-3, atol=1e-3)
+
+
+def test_a_probe_that_training_only_worsens_is_kept():
+    chosen = trainer("resnet", "single", ema=0.0, learning_rates=(-3e-2,))
+    pooled = {
+        split: np.asarray(
+            encoder_lib.assemble(
+                jax.jit(encoder("resnet").pooled)(
+                    jax.tree.map(jnp.asarray, toy_set().read(split, np.arange(count), ["s1", "s2"]))
+                ),
+                "mean_std",
+            )
+        )
+        for split, count in toy.SPLITS.items()
+    }
+    source, problem, keys = _linear_problem("single", pooled)
+    start = linear_starts(source, problem, keys)[keys[0]]
+    outcome = chosen.train(problem.subsets[keys[0]], 0, toy.Count(), start=start)
+    assert (outcome.step, outcome.learning_rate) == (0, 0.0)
+    expected = ((pooled["test"] - start.center) / start.scale) @ start.kernel + start.bias
+    assert np.allclose(outcome.scores, expected, rtol=1e-2, atol=1e-2)

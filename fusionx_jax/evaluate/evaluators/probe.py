@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from fusionx_jax.contract import Contract
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate.evaluators.base import TILE_KINDS, Evaluator, Problem, Scored, Source
-from fusionx_jax.evaluate.features import standardize
+from fusionx_jax.evaluate.features import moments, standardize
+from fusionx_jax.evaluate.label_training import LinearStart
 from fusionx_jax.evaluate.numerics import logistic
 from fusionx_jax.evaluate.records import CellKey
 
@@ -47,27 +48,51 @@ class LinearProbe(Evaluator):
         """Subsets of one size share a program."""
         splits = ["train", problem.score_split, *(["val"] if self.selects_on_validation else [])]
         train, test, *validation = standardize(*(self.features(source, split) for split in splits))
-        targets = problem.labels.targets
         regularization = np.array(sorted(problem.config.regularization))
-        selection = (validation[0], targets["val"]) if validation else None
+        selection = (validation[0], problem.labels.targets["val"]) if validation else None
         for group in _by_size(problem, keys):
-            members = np.stack([problem.subsets[key] for key in group])
-            folds = np.stack([_folds(problem, key) for key in group])
-            fit = logistic.fit(
-                train,
-                targets["train"],
-                members,
-                folds,
-                regularization,
-                test,
-                softmax=problem.labels.kind == "single",
-                selection=selection,
-            )
+            fit = _fit(problem, group, train, test, regularization, selection)
             training = f"{self.label}; regularization by {self.selection(problem.config)}"
             yield [
                 Scored(key, scores.astype(np.float64), f"{regularization[chosen]:.3g}", training)
                 for key, scores, chosen in zip(group, fit.scores, fit.chosen)
             ]
+
+
+def linear_starts(source: Source, problem: Problem, keys: Sequence[CellKey]) -> dict[CellKey, LinearStart]:
+    """The linear probe of each label subset as a linear layer on the features of the source."""
+    features = source.features("train")
+    center, scale = moments(features)
+    # The scores of the origin are the intercepts, those of the unit vectors the coefficients added to them.
+    rows = np.concatenate([np.zeros((1, features.shape[1])), np.eye(features.shape[1])]).astype(np.float32)
+    regularization = np.array(sorted(problem.config.regularization))
+    out: dict[CellKey, LinearStart] = {}
+    for group in _by_size(problem, keys):
+        scores = np.asarray(_fit(problem, group, standardize(features)[0], rows, regularization).scores, np.float64)
+        for key, of_rows in zip(group, scores):
+            out[key] = LinearStart(center, scale, of_rows[1:] - of_rows[0], of_rows[0])
+    return out
+
+
+def _fit(
+    problem: Problem,
+    keys: Sequence[CellKey],
+    train: np.ndarray,
+    test: np.ndarray,
+    regularization: np.ndarray,
+    selection: tuple[np.ndarray, np.ndarray] | None = None,
+) -> logistic.Fit:
+    """Probes of label subsets of one size, on standardized features."""
+    return logistic.fit(
+        train,
+        problem.labels.targets["train"],
+        np.stack([problem.subsets[key] for key in keys]),
+        np.stack([_folds(problem, key) for key in keys]),
+        regularization,
+        test,
+        softmax=problem.labels.kind == "single",
+        selection=selection,
+    )
 
 
 def _by_size(problem: Problem, keys: Sequence[CellKey]) -> list[list[CellKey]]:

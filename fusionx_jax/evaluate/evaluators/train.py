@@ -1,6 +1,6 @@
 """The whole encoder trained on the labels: fine-tuned from its pretrained weights, or trained from scratch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import jax
@@ -13,6 +13,7 @@ from fusionx_jax.contract import Contract
 from fusionx_jax.evaluate import batches, label_training
 from fusionx_jax.evaluate.evaluators.base import TILE_KINDS, Evaluator, Problem, Scored, Source
 from fusionx_jax.evaluate.evaluators.checks import check_training
+from fusionx_jax.evaluate.evaluators.probe import linear_starts
 from fusionx_jax.evaluate.records import CellKey
 from fusionx_jax.models import build
 
@@ -28,6 +29,7 @@ class FineTuning(Evaluator):
     selects_on_validation = True
     needs_training = True
     verb: ClassVar[str] = "fine-tuned"
+    version = 2  # 2: starts from the linear probe
 
     def score_kind(self, task_kind: str) -> str:
         return task_kind if task_kind in TILE_KINDS else ""
@@ -51,6 +53,12 @@ class FineTuning(Evaluator):
         del source
         return None
 
+    def starts(
+        self, source: Source, problem: Problem, keys: Sequence[CellKey]
+    ) -> Mapping[CellKey, label_training.LinearStart]:
+        """The linear layer to start from, by label subset."""
+        return linear_starts(source, problem, keys)
+
     def score(self, source: Source, problem: Problem, keys: Sequence[CellKey]) -> Iterator[list[Scored]]:
         config, labels = self.training_settings(problem.config), problem.labels
         trainer = label_training.LabelTrainer(
@@ -62,13 +70,15 @@ class FineTuning(Evaluator):
             initial=self.initial(source),
         )
         steps = sum(trainer.num_steps(len(problem.subsets[key])) for key in keys)
+        starts = self.starts(source, problem, keys)
         title = f"{source.method} {self.verb}, {labels.name}, {source.modalities.title}"
         with progress.Progress(steps * len(config.learning_rates), title, "step") as bar:
             for key in keys:
-                outcome = trainer.train(problem.subsets[key], key.seed, bar, problem.score_split)
+                outcome = trainer.train(problem.subsets[key], key.seed, bar, problem.score_split, starts.get(key))
                 selected = f"rate {outcome.learning_rate:g} step {outcome.step}"
+                origin = " from the linear probe" if key in starts else ""
                 training = (
-                    f"{self.verb}, {outcome.num_steps} steps of {config.batch_size}; step and rate selected on the "
+                    f"{self.verb}{origin}, {outcome.num_steps} steps of {config.batch_size}; step and rate selected on the "
                     "validation split"
                 )
                 yield [Scored(key, outcome.scores.astype(np.float64), selected, training)]
@@ -83,11 +93,17 @@ class FromScratch(FineTuning):
     settings = ("supervised",)
     from_scratch = True
     verb = "trained from scratch"
+    version = 1
 
     @property
     def counterpart(self) -> str:
         """A network without pretraining has no frozen features: it is compared with the reference's linear probe."""
         return "linear_probe"
+
+    def starts(
+        self, source: Source, problem: Problem, keys: Sequence[CellKey]
+    ) -> Mapping[CellKey, label_training.LinearStart]:
+        return {}
 
     def initial(self, source: Source) -> Callable[[int], PyTree] | None:
         return lambda seed: build.init_params(source.encoder.model, jax.random.key(seed))
