@@ -3,10 +3,16 @@
 Orbax finishes a checkpoint by a rename, but neither it nor TensorStore notices every array that was not written and
 every bit that changed on the disk later. So each checkpoint is read once after its save, and the checksums (CRC-32) of
 its arrays and metadata are kept beside them.
+
+In a job of several processes the first one has this done by a process of its own: Orbax numbers its operations, and a
+process that had read one checkpoint more than the others would wait for them at its next save.
 """
 
 import json
+import logging
 import os
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 
@@ -77,6 +83,9 @@ def confirm(path: str) -> None:
     Raises:
       RunError: it cannot be read back.
     """
+    if jax.process_count() > 1:
+        _in_own_process("confirm", path)
+        return
     try:
         checksums = _checksums(path, "")
     except Damaged as error:
@@ -117,6 +126,9 @@ def set_aside_damaged(workdir: str, folder: str) -> None:
     Raises:
       InputError: there are checkpoints, but none is whole.
     """
+    if jax.process_count() > 1:
+        _in_own_process("set_aside_damaged", workdir, folder)
+        return
     if not files.is_folder(folder) or not list(_steps(folder)):
         return
     whole, passed_over = newest(folder)
@@ -126,6 +138,44 @@ def set_aside_damaged(workdir: str, folder: str) -> None:
         progress.logger.warning(
             "The checkpoint %s is passed over (%s); it is now %s. The newest whole one is %s.", path, why, target, whole
         )
+
+
+def _in_own_process(function: str, *arguments: str) -> None:
+    """Runs a function of this module in another process that belongs to no job, and raises or logs what it does."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "fusionx_jax.readback", function, *arguments],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    try:
+        told = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError) as error:
+        raise RunError(
+            f"The process that checks the checkpoints ended with the status {done.returncode}: {done.stderr[-500:]}"
+        ) from error
+    for warning in told["warnings"]:
+        progress.logger.warning("%s", warning)
+    if told["error"]:
+        raise {"InputError": InputError, "RunError": RunError}[told["kind"]](told["error"])
+
+
+def _main(function: str, *arguments: str) -> None:
+    """What `_in_own_process` runs: prints one line of JSON."""
+    warnings: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    progress.logger.addHandler(handler)
+    progress.logger.propagate = False
+    kind = message = ""
+    try:
+        if function == "confirm":
+            confirm(*arguments)
+        else:
+            set_aside_damaged(*arguments)
+    except (InputError, RunError) as error:
+        kind, message = type(error).__name__, str(error)
+    print(json.dumps({"warnings": warnings, "kind": kind, "error": message}))
 
 
 def _steps(folder: str) -> Iterator[str]:
@@ -192,3 +242,7 @@ def _line(error: Exception) -> str:
     """The first line of an error, cut."""
     line = next(iter(str(error).splitlines()), "").strip() or type(error).__name__
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from experiments.run_local import free_port
-from fusionx_jax import checkpoint, config
+from fusionx_jax import checkpoint, config, contract, readback
+from fusionx_jax.errors import RunError
 from fusionx_jax.evaluate import rows as rows_lib
 from fusionx_jax.models import build
 from tests.helpers import EARLY, ROOT, TINY, assert_clear, run_cli
@@ -204,3 +205,22 @@ def test_flags_that_make_no_job_are_refused(tmp_path):
     )  # fmt: skip
     assert alone.returncode != 0
     assert not (tmp_path / "w").exists()
+
+
+def test_a_process_of_a_job_has_checkpoints_read_by_another_one(simulated, tmp_path, monkeypatch, caplog):
+    state = {"params": {"w": jax.numpy.arange(300.0)}}
+    with checkpoint.Manager(str(tmp_path), {"seed": 0}, contract.load(simulated), 3) as manager:
+        for step in (1, 2):
+            manager.save(step, state)
+    folder = tmp_path / "checkpoints"
+    (folder / "2" / "state" / "manifest.ocdbt").unlink()
+    (folder / "1" / readback.CHECKSUMS).unlink()
+    with monkeypatch.context() as patch, caplog.at_level("WARNING", logger="fusionx"):
+        patch.setattr(jax, "process_count", lambda: 2)
+        readback.set_aside_damaged(str(tmp_path), str(folder))
+        readback.confirm(str(folder / "1"))
+        with pytest.raises(RunError, match="cannot be read back"):
+            readback.confirm(str(tmp_path / "damaged" / "2"))
+    assert [r.message for r in caplog.records if "is passed over" in r.message]
+    assert (folder / "1" / readback.CHECKSUMS).exists()
+    readback.check(str(folder / "1"))

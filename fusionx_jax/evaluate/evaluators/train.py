@@ -78,8 +78,8 @@ class FineTuning(Evaluator):
                 selected = f"rate {outcome.learning_rate:g} step {outcome.step}"
                 origin = " from the linear probe" if key in starts else ""
                 training = (
-                    f"{self.verb}{origin}, {outcome.num_steps} steps of {config.batch_size}; step and rate selected on the "
-                    "validation split"
+                    f"{self.verb}{origin}, {outcome.num_steps} steps of {config.batch_size}; step and rate selected on "
+                    "the validation split"
                 )
                 yield [Scored(key, outcome.scores.astype(np.float64), selected, training)]
 
