@@ -30,6 +30,7 @@ SHORTER = {
     "fusionx evaluate --workdir=runs/scenes": "--config.evaluate.supervised.num_steps=20 "
     "--config.evaluate.supervised.min_steps=10 --config.evaluate.supervised.seeds=1",
     "fusionx bench probe": "--examples=2000 --features=64",
+    "fusionx bench train": "--config=configs/speed.py:demo --rounds=2 --seconds=0.5",
     "python -m experiments.label_sweep": "--methods=fusionx,untrained --config.num_steps=20 --config.label_fractions='(0.1,)' "
     "--config.evaluate.tasks=\"('multi',)\" --config.evaluate.modalities=\"('s1+s2',)\" "
     "--config.evaluate.evaluators=\"('linear_probe',)\"",
