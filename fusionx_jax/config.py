@@ -84,6 +84,8 @@ def without_free_settings(raw: Mapping[str, Json]) -> JsonObject:
     return {key: value for key, value in raw.items() if key not in FREE_SETTINGS}
 
 
+_FLOATS = ("dataset_weights", "label_fractions", "learning_rates", "regularization")
+
 BY_MODALITY = ("loss_weights", "mask_ratio")
 """Keys that may hold one value for each modality; overrides may add an entry for any name in `modalities`."""
 
@@ -104,7 +106,17 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     if new:
         config = _set_values(config, new)
     limits.check(config)
+    _make_floats(config)
     return config
+
+
+def _make_floats(config: ConfigDict) -> None:
+    """Writes the numbers of lists of rates and shares as floats: `(0.1,1)` is `(0.1,1.0)`, also in hashes."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            _make_floats(value)
+        elif name in _FLOATS and isinstance(value, tuple | list):
+            config[name] = tuple(float(v) for v in value)
 
 
 def _key(item: str) -> str:
