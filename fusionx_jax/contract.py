@@ -7,7 +7,6 @@ go wherever the weights go.
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NoReturn
@@ -76,6 +75,7 @@ class Task:
 
 IGNORE_LABEL = 255
 TASK_KINDS = ("multi", "single", "pixel")
+_LARGEST_NUMBER = 1e300
 _LARGEST_SIDE = 1 << 16  # pixels: a limit against damaged contracts
 
 
@@ -144,6 +144,8 @@ def from_dict(raw: Mapping[str, Json], where: str) -> Contract:
         has_location=root.boolean("has_location") if "has_location" in raw else False,
         group_feature=root.text("group_feature") if raw.get("group_feature") is not None else None,
     )
+    if not contract.modalities:
+        root.refuse("modalities", "must hold at least one modality")
     root.finish(("format_version", *(f.name for f in dataclasses.fields(Contract))))
     return contract
 
@@ -233,9 +235,9 @@ class _Reader:
 
     def _number(self, key: str, value: Json) -> float:
         number = self._is(key, value, (int, float), "must be a number")
-        if isinstance(number, float) and not math.isfinite(number):
+        if abs(number) > _LARGEST_NUMBER or number != number:
             raise self._error(f"{self._path}{key}", value, "must be finite")
-        return number
+        return float(number)
 
     def count(self, key: str) -> int:
         return self._count(key, self.raw.get(key))
