@@ -18,7 +18,7 @@ from orbax.checkpoint import v1 as ocp
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import distributed, files, progress, readback
 from fusionx_jax.contract import Contract
-from fusionx_jax.errors import InputError, RunError, is_out_of_memory
+from fusionx_jax.errors import InputError, RunError, first_line, is_out_of_memory
 from fusionx_jax.types import Json, JsonObject, Untyped
 
 FOLDER = "checkpoints"
@@ -66,6 +66,7 @@ class Manager:
     def __exit__(self, kind: type[BaseException] | None, *unused: object) -> None:
         if kind is None:
             save_errors(self._finish_save, self.directory)
+            self._reader.shutdown()
             save_errors(self._checkpointer.close, self.directory)
         else:
             try:  # the error under way matters more than one from closing
@@ -182,10 +183,9 @@ def check_writable(workdir: str) -> None:
     try:
         ocp.save_checkpointables(probe, {"state": {"probe": np.zeros(1, np.float32)}}, overwrite=True)
     except Exception as error:  # Orbax, TensorStore, fsspec and each object store's client have types of their own
-        line = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"Checkpoints cannot be written to {workdir} ({line}); check the address, access and packages, or give "
-            "another --workdir."
+            f"Checkpoints cannot be written to {workdir} ({first_line(error)}); check the address, access and packages,"
+            " or give another --workdir."
         ) from error
     if jax.process_index() == 0:
         files.remove_folder(probe)
@@ -202,17 +202,17 @@ def find(path: str) -> Saved:
         raise InputError(f"There is no folder {path}; give a workdir of `fusionx pretrain` or one checkpoint of it.")
     folder = files.join(path, FOLDER)
     if files.is_folder(folder):
-        path, passed_over = readback.newest(folder, part="params")
+        path, metadata, passed_over = readback.newest(folder, part="params")
         for newer, why in passed_over.items():
             progress.logger.warning("The checkpoint %s is passed over (%s); %s is used.", newer, why, path)
-    try:
-        metadata = readback.metadata(path)
-        readback.check(path, part="params")
-    except readback.Damaged as error:
-        raise InputError(
-            f"{path} is not a FusionX-Net checkpoint, or not a whole one ({error}); give a workdir of `fusionx "
-            "pretrain` or a checkpoint."
-        ) from error
+    else:
+        try:
+            metadata = readback.check(path, part="params")
+        except readback.Damaged as error:
+            raise InputError(
+                f"{path} is not a FusionX-Net checkpoint, or not a whole one ({error}); give a workdir of `fusionx "
+                "pretrain` or a checkpoint."
+            ) from error
     step = int(metadata["step"] if "step" in metadata else os.path.basename(path))
     return Saved(step, metadata["config"], contract_lib.from_dict(metadata["contract"], path), path)
 

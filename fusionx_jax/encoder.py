@@ -205,9 +205,10 @@ class TrainedEncoder:
             out = run(self.params, {m: w[index] for m, w in wire.items()})
             parts.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[:kept], out))
         whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-        empty = np.logical_and.reduce([(w == modalities_lib.NODATA).all((1, 2, 3)) for w in wire.values()])
-        if empty.any():
-            whole = jax.tree.map(lambda x: np.where(empty.reshape(-1, *[1] * (x.ndim - 1)), np.nan, x), whole)
+        if gaps:
+            empty = np.logical_and.reduce([(w == modalities_lib.NODATA).all((1, 2, 3)) for w in wire.values()])
+            if empty.any():
+                whole = jax.tree.map(lambda x: np.where(empty.reshape(-1, *[1] * (x.ndim - 1)), np.nan, x), whole)
         return Encoded(
             whole["pooled"], whole["summary"],
             {m: t.reshape(len(first), rows, columns, -1) for m, t in whole["tokens"].items()},

@@ -30,6 +30,11 @@ def _cut(message: str) -> str:
     return re.sub(rf"(\S{{{_LONGEST_WORD}}})\S+", r"\1…", message)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error, or its type where it has no text."""
+    return next(iter(str(error).splitlines()), "").strip() or type(error).__name__
+
+
 class Failure(NamedTuple):
     """The exit status of a command that failed, and the message it prints."""
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from fusionx_jax import files, progress
-from fusionx_jax.errors import InputError, RunError
+from fusionx_jax.errors import InputError, RunError, first_line
 from fusionx_jax.types import JsonObject
 
 CHECKSUMS = "checksums.json"
@@ -36,7 +37,15 @@ class Damaged(Exception):
     """A checkpoint that cannot be used; the message says what is wrong with it."""
 
 
-def metadata(path: str) -> JsonObject:
+class Newest(NamedTuple):
+    """The newest whole checkpoint of a folder, its metadata, and what is wrong with each newer one by its path."""
+
+    path: str
+    metadata: JsonObject
+    passed_over: dict[str, str]
+
+
+def _metadata(path: str) -> JsonObject:
     """The configuration, contract and step of a checkpoint.
 
     Raises:
@@ -57,16 +66,20 @@ def metadata(path: str) -> JsonObject:
     return dict(found)
 
 
-def check(path: str, part: str = "") -> None:
+def check(path: str, part: str = "") -> JsonObject:
     """Reads a checkpoint, or the part of its state called `part` ("params"), and compares its checksums.
+
+    Returns:
+      Its configuration, contract and step.
 
     Raises:
       Damaged: an array or the metadata cannot be read, or have other checksums.
     """
-    found = _checksums(path, part)
+    metadata = _metadata(path)
+    found = _checksums(path, metadata, part)
     file = files.join(path, CHECKSUMS)
     if not files.exists(file):  # saved by another program, or the run ended before it could read it back
-        return
+        return metadata
     try:
         saved = json.loads(files.read_text(file))
         other = [name for name, value in found.items() if saved[name] != value]
@@ -75,6 +88,7 @@ def check(path: str, part: str = "") -> None:
     if other:
         more = f" and {len(other) - 1} more" if len(other) > 1 else ""
         raise Damaged(f"the checksum of {other[0]}{more} is not the one that was saved")
+    return metadata
 
 
 def confirm(path: str) -> None:
@@ -87,7 +101,7 @@ def confirm(path: str) -> None:
         _in_own_process("confirm", path)
         return
     try:
-        checksums = _checksums(path, "")
+        checksums = _checksums(path, _metadata(path), "")
     except Damaged as error:
         raise RunError(
             f"The checkpoint {path} was saved but cannot be read back ({error}); check the disk and the path, and "
@@ -97,8 +111,8 @@ def confirm(path: str) -> None:
         json.dump(checksums, f)
 
 
-def newest(folder: str, part: str = "") -> tuple[str, dict[str, str]]:
-    """The newest checkpoint in a folder that is whole, and what is wrong with each newer one by its path.
+def newest(folder: str, part: str = "") -> Newest:
+    """The newest checkpoint in a folder that is whole, as far as `part` of its state (see `check`).
 
     Raises:
       InputError: none is whole, or there is none.
@@ -106,9 +120,7 @@ def newest(folder: str, part: str = "") -> tuple[str, dict[str, str]]:
     passed_over: dict[str, str] = {}
     for path in _steps(folder):
         try:
-            metadata(path)
-            check(path, part)
-            return path, passed_over
+            return Newest(path, check(path, part), passed_over)
         except Damaged as error:
             passed_over[path] = str(error)
     if not passed_over:
@@ -131,12 +143,16 @@ def set_aside_damaged(workdir: str, folder: str) -> None:
         return
     if not files.is_folder(folder) or not list(_steps(folder)):
         return
-    whole, passed_over = newest(folder)
-    for path, why in passed_over.items():
+    whole = newest(folder)
+    for path, why in whole.passed_over.items():
         target = _free_name(files.join(workdir, SET_ASIDE, os.path.basename(path)))
         files.move(path, target)
         progress.logger.warning(
-            "The checkpoint %s is passed over (%s); it is now %s. The newest whole one is %s.", path, why, target, whole
+            "The checkpoint %s is passed over (%s); it is now %s. The newest whole one is %s.",
+            path,
+            why,
+            target,
+            whole.path,
         )
 
 
@@ -191,9 +207,9 @@ def _free_name(path: str) -> str:
     return f"{path}.{number}" if number else path
 
 
-def _checksums(path: str, part: str) -> dict[str, int]:
+def _checksums(path: str, metadata: JsonObject, part: str) -> dict[str, int]:
     """CRC-32 of the metadata and of each array."""
-    out = {_METADATA: zlib.crc32(json.dumps(metadata(path), sort_keys=True).encode())}
+    out = {_METADATA: zlib.crc32(json.dumps(metadata, sort_keys=True).encode())}
     for where, array in jax.tree.leaves_with_path(read(path, part)):
         out[jax.tree_util.keystr(where, simple=True, separator="/")] = zlib.crc32(np.ascontiguousarray(array).data)
     return out
@@ -240,7 +256,7 @@ def _single_process() -> ocp.Context:
 
 def _line(error: Exception) -> str:
     """The first line of an error, cut."""
-    line = next(iter(str(error).splitlines()), "").strip() or type(error).__name__
+    line = first_line(error)
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 

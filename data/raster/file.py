@@ -69,17 +69,15 @@ class RasterFile:
         self._numbers: list[int] = []  # GDAL's numbers of the bands, from 1
         self._alpha: int | None = None
         self._scales = self._offsets = np.zeros(0)
-        if path.lower().endswith(".npy"):
-            self._array = _load_npy(path, expected_count)
-            self.height, self.width, self.count = self._array.shape
-            self.dtype = self._array.dtype
-            declared: list[float | None] = [None] * self.count
-        else:
-            declared = self._open()
-        if self.dtype.kind not in "uifb":
+        try:
+            declared = self._map(expected_count) if path.lower().endswith(".npy") else self._open()
+            if self.dtype.kind not in "uifb":
+                words = "complex numbers (single-look complex data)"
+                kind = words if self.dtype.kind == "c" else f"the type {self.dtype}"
+                raise InputError(f"{path} holds {kind}; convert it to real numbers, such as backscatter in dB, first.")
+        except InputError:
             self.close()
-            kind = "complex numbers (single-look complex data)" if self.dtype.kind == "c" else f"the type {self.dtype}"
-            raise InputError(f"{path} holds {kind}; convert it to real numbers, such as backscatter in dB, first.")
+            raise
         self._codes = self._nodata_codes(nodata, known_codes, declared)
 
     def __enter__(self) -> "RasterFile":
@@ -145,6 +143,13 @@ class RasterFile:
                     missing[..., i] |= np.isnan(stored[..., i]) if code != code else stored[..., i] == code
         return stored, missing
 
+    def _map(self, expected_count: int | None) -> list[float | None]:
+        """Maps an NPY file, which declares no no-data values."""
+        self._array = _load_npy(self.path, expected_count)
+        self.height, self.width, self.count = self._array.shape
+        self.dtype = self._array.dtype
+        return [None] * self.count
+
     def _open(self) -> list[float | None]:
         """Opens a file with rasterio; returns the no-data value that each band declares."""
         import rasterio
@@ -160,7 +165,6 @@ class RasterFile:
             ) from error
         if f.count == 0:
             parts = ", ".join(name.rsplit(":", 1)[-1] for name in f.subdatasets[:4]) or "none"
-            f.close()
             raise InputError(
                 f"{self.path} has no bands of its own but {len(f.subdatasets)} subdatasets ({parts}); extract the one "
                 "to use into a file (gdal_translate)."
@@ -186,7 +190,6 @@ class RasterFile:
             self.remarks.append("the alpha band is applied as a mask")
         scales, offsets = (np.array([values[i - 1] for i in data]) for values in (f.scales, f.offsets))
         if not (np.isfinite(scales).all() and np.isfinite(offsets).all() and scales.all()):
-            f.close()
             raise InputError(
                 f"{self.path} has the scale tag {scales[0]:g} and the offset tag {offsets[0]:g}, which leave no "
                 "measurement; remove or correct them (gdal_edit.py -scale, -offset)."
@@ -202,13 +205,11 @@ class RasterFile:
         a, b, _, d, e, _ = tuple(grid.transform)[:6]
         corners = [grid.transform * (c, r) for c in (0, grid.width) for r in (0, grid.height)]
         if not np.isfinite([*corners]).all() or not a * e - b * d:
-            self.close()
             raise InputError(
                 f"{self.path} has pixels without extent ({a:g}, {b:g}, {d:g}, {e:g}); georeference it anew."
             )
         latitudes = [y for _, y in corners]
         if grid.crs.is_geographic and max(map(abs, latitudes)) > _LARGEST_LATITUDE:
-            self.close()
             raise InputError(
                 f"{self.path} is in degrees ({grid.crs.to_string()[:60]}), but lies at latitude {latitudes[0]:g}; its "
                 "coordinate system or its transform is wrong: georeference it anew."

@@ -63,12 +63,20 @@ def read_all(folder):
     preprocess.make_normalizer(prepared.contract.modalities, prepared.contract.modalities)
 
 
+def copy_metadata(simulated, linked):
+    for name in ("contract.json", "dataset_info.json"):
+        (linked / name).write_bytes((Path(simulated) / name).read_bytes())
+
+
+def change_file(path, data):
+    path.write_text(json.dumps(change(data, json.loads(path.read_text()))))
+
+
 @inputs(250)
 @given(data=st.data())
 def test_a_changed_contract(simulated, linked, data):
-    raw = json.loads((Path(simulated) / "contract.json").read_text())
-    (linked / "dataset_info.json").write_bytes((Path(simulated) / "dataset_info.json").read_bytes())
-    (linked / "contract.json").write_text(json.dumps(change(data, raw)))
+    copy_metadata(simulated, linked)
+    change_file(linked / "contract.json", data)
     with only_writes(linked.parent, linked):
         handled(lambda: read_all(linked))
 
@@ -76,9 +84,8 @@ def test_a_changed_contract(simulated, linked, data):
 @inputs(100)
 @given(data=st.data())
 def test_a_changed_list_of_shards(simulated, linked, data):
-    raw = json.loads((Path(simulated) / "dataset_info.json").read_text())
-    (linked / "contract.json").write_bytes((Path(simulated) / "contract.json").read_bytes())
-    (linked / "dataset_info.json").write_text(json.dumps(change(data, raw)))
+    copy_metadata(simulated, linked)
+    change_file(linked / "dataset_info.json", data)
     handled(lambda: read_all(linked))
 
 
@@ -118,8 +125,7 @@ def test_a_damaged_record(simulated, data):
 @inputs(80)
 @given(data=st.data())
 def test_a_damaged_shard(simulated, linked, data):
-    for name in ("contract.json", "dataset_info.json"):
-        (linked / name).write_bytes((Path(simulated) / name).read_bytes())
+    copy_metadata(simulated, linked)
     name = next(iter(store.PreparedSet(simulated).shard_sizes()))
     path = linked / name
     try:

@@ -63,12 +63,13 @@ def linear_starts(source: Source, problem: Problem, keys: Sequence[CellKey]) -> 
     """The linear probe of each label subset as a linear layer on the features of the source."""
     features = source.features("train")
     center, scale = moments(features)
+    (train,) = standardize(features)
     # The scores of the origin are the intercepts, those of the unit vectors the coefficients added to them.
     rows = np.concatenate([np.zeros((1, features.shape[1])), np.eye(features.shape[1])]).astype(np.float32)
     regularization = np.array(sorted(problem.config.regularization))
     out: dict[CellKey, LinearStart] = {}
     for group in _by_size(problem, keys):
-        scores = np.asarray(_fit(problem, group, standardize(features)[0], rows, regularization).scores, np.float64)
+        scores = np.asarray(_fit(problem, group, train, rows, regularization).scores, np.float64)
         for key, of_rows in zip(group, scores):
             out[key] = LinearStart(center, scale, of_rows[1:] - of_rows[0], of_rows[0])
     return out
