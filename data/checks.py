@@ -24,15 +24,17 @@ def examine(source: Source, description: Description, splits: Mapping[str, int])
             example = source.example("train", int(index))
         except BadTile:
             continue  # counted when the set is written
-        for name in pixels:
-            tile = np.asarray(example[name])
+        for feature, name, _ in description.features():
+            if feature not in example:
+                continue
+            tile = np.asarray(example[feature])
             pixels[name].append(tile[::2, ::2].reshape(-1, tile.shape[-1]))
     remarks = []
     for name, modality in description.modalities.items():
         if not pixels[name]:
             continue
         values = np.concatenate(pixels[name])
-        check_unit(values, modality, f"{description.name}, {len(pixels[name])} training tiles")
+        check_unit(values, modality, f"{description.name}, {len(picked)} training tiles")
         if modality.unit == "reflectance_1e4":
             remark = offset_remark(values, modality.band_names)
             remarks += [f"{name}: {remark}"] if remark else []

@@ -16,6 +16,7 @@ from data.source import Description
 from data.tile_statistics import ShardStatistics, build_contract
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import files
+from fusionx_jax.contract import ACQUIRED
 
 if TYPE_CHECKING:
     import tensorflow_datasets
@@ -86,7 +87,7 @@ def _tfds_features(tfds: ModuleType, description: Description) -> "tensorflow_da
     def tensor(shape: tuple[int, ...], dtype: type) -> "tensorflow_datasets.features.Tensor":
         return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
 
-    features = {n: tensor((size, size, len(m.bands)), np.uint16) for n, m in description.modalities.items()}
+    features = {f: tensor((size, size, len(m.bands)), np.uint16) for f, _, m in description.features()}
     for task in description.tasks.values():
         if task.kind == "single":
             features[task.feature] = tfds.features.ClassLabel(names=list(task.classes))
@@ -97,6 +98,8 @@ def _tfds_features(tfds: ModuleType, description: Description) -> "tensorflow_da
     features["id"] = tfds.features.Text()
     if description.has_group:
         features["group"] = tfds.features.Text()
+    if description.has_dates:
+        features[ACQUIRED] = tfds.features.Text()
     if description.has_location:
         features["location"] = tensor((2,), np.float32)
     return tfds.features.FeaturesDict(features)

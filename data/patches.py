@@ -103,13 +103,15 @@ class PatchSource:
     def example(self, split: str, index: int) -> Example:
         patch = self.patches[split][index]
         out = dict(_read_once(self, patch))
+        images = [feature for feature, _, _ in self.description.features()]
         if patch.corner is not None:
             (row, column), size = patch.corner, self.description.tile_size
-            for name in (*self.description.modalities, PIXELS):
+            for name in (*images, PIXELS):
                 if name in out:
                     out[name] = out[name][row : row + size, column : column + size]
-        for name in self.description.modalities:
-            squares.require_data(out[name], f"{patch.id} ({name})", self.options.most_missing)
+        for name in images:
+            if name in self.description.modalities or name in out:
+                squares.require_data(out[name], f"{patch.id} ({name})", self.options.most_missing)
         kinds = {t.kind: t for t in self.description.tasks.values()}
         if PIXELS in out:
             if not (out[PIXELS] != IGNORE_LABEL).any():

@@ -70,13 +70,15 @@ class Counter:
     """Counts the pixels of tiles in physical units before they are stored."""
 
     def __init__(self, description: Description):
-        self._modalities = description.modalities
+        self._features = description.features()
         self._counts: dict[str, dict[str, np.ndarray]] = {}
 
     def add(self, tiles: Mapping[str, np.ndarray], group: str) -> None:
         keys = ("", group) if group and (group in self._counts or len(self._counts) < _MANY_GROUPS) else ("",)
-        for name, modality in self._modalities.items():
-            counted = _count(np.asarray(tiles[name]), modality)
+        for feature, name, modality in self._features:
+            if feature not in tiles:
+                continue  # an absent acquisition is no missing pixel
+            counted = _count(np.asarray(tiles[feature]), modality)
             for key in keys:
                 by_modality = self._counts.setdefault(key, {})
                 by_modality[name] = by_modality.get(name, 0) + counted
@@ -155,7 +157,8 @@ def check(counts: Sequence[Counts], description: Description, allowed: Limits, c
       InputError: a share is above its limit.
     """
     side = description.tile_size**2
-    tiles = max((c[""][m][0][0] for c in counts for m in c.get("", {})), default=0) / side
+    pixels = ((c[""][m][0][0], description.acquisitions.get(m, 1)) for c in counts for m in c.get("", {}))
+    tiles = max((count / dates for count, dates in pixels), default=0) / side
     found = shares(counts, description)
     if complete or tiles >= _EARLY_TILES:
         for share in found:

@@ -7,6 +7,7 @@ Records are TFDS-encoded `tf.train.Example`s in uncompressed array_records of gr
 import contextlib
 import dataclasses
 import errno
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from data.source import BadTile, Description, LeftOut, Source
 from data.tile_statistics import Accumulator, ShardStatistics
 from fusionx_jax import files
 from fusionx_jax import modalities as modalities_lib
+from fusionx_jax.contract import ACQUIRED
 from fusionx_jax.errors import InputError
 from fusionx_jax.types import Example, Untyped
 
@@ -57,7 +59,7 @@ class Progress(Protocol):
 def tile_bytes(description: Description) -> int:
     """Approximate size of one record in bytes."""
     pixels = description.tile_size**2
-    channels = sum(len(m.bands) for m in description.modalities.values())
+    channels = sum(len(sensor.bands) for _, _, sensor in description.features())
     labels = sum(t.kind == "pixel" for t in description.tasks.values())
     return pixels * (2 * channels + labels) + _RECORD_OVERHEAD
 
@@ -170,22 +172,27 @@ def encode_example(example: Mapping[str, Untyped], description: Description) -> 
       InputError: a tile has another shape than the description states.
     """
     wire: Example = {}
-    for name, modality in description.modalities.items():
-        tile = np.asarray(example[name])
+    for feature, name, modality in description.features():
         expected = (description.tile_size, description.tile_size, len(modality.bands))
+        if feature != name and feature not in example:
+            wire[feature] = np.full(expected, modalities_lib.NODATA, np.uint16)
+            continue
+        tile = np.asarray(example[feature])
         if tile.shape != expected:
             raise InputError(
-                f"{example['id']}: the {name} tile has shape {tile.shape}, expected {expected} as in the other tiles."
+                f"{example['id']}: the {feature} tile has shape {tile.shape}, expected {expected} as in the others."
             )
         coded = modality.encode(tile)
         coded[(coded == modalities_lib.NODATA).any(-1)] = modalities_lib.NODATA
-        wire[name] = coded
+        wire[feature] = coded
     for task in description.tasks.values():
         value = example[task.feature]
         wire[task.feature] = int(value) if task.kind == "single" else np.asarray(value, np.uint8)
     wire["id"] = example["id"].encode()
     if description.has_group:
         wire["group"] = example["group"].encode()
+    if description.has_dates:
+        wire[ACQUIRED] = json.dumps(example[ACQUIRED], sort_keys=True).encode()
     if description.has_location:
         wire["location"] = np.asarray(example["location"], np.float32)
     return wire

@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from fusionx_jax import modalities
-from fusionx_jax.contract import IGNORE_LABEL, Task
+from fusionx_jax import modalities as modalities_lib
+from fusionx_jax.contract import IGNORE_LABEL, Task, acquisition
 from fusionx_jax.types import Example, Untyped
 
 SPLITS = ("train", "val", "test")
@@ -23,11 +23,14 @@ LITTLE_DATA = "little data"
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """Description of a source; with the statistics of its tiles it becomes the contract."""
+    """Description of a source; with the statistics of its tiles it becomes the contract.
+
+    `acquisitions` has the modalities that a tile holds at several dates, and at how many.
+    """
 
     name: str
     simulated: bool
-    modalities: Mapping[str, modalities.Modality]
+    modalities: Mapping[str, modalities_lib.Modality]
     gsd_m: float
     tile_size: int
     tasks: Mapping[str, Task]
@@ -38,6 +41,16 @@ class Description:
     notes: tuple[str, ...] = ()
     has_location: bool = False
     has_group: bool = False
+    has_dates: bool = False
+    acquisitions: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def features(self) -> list[tuple[str, str, modalities_lib.Modality]]:
+        """Feature, modality and sensor of every image of a tile."""
+        return [
+            (acquisition(name, i), name, sensor)
+            for name, sensor in self.modalities.items()
+            for i in range(self.acquisitions.get(name, 1))
+        ]
 
 
 class BadTile(Exception):
@@ -69,6 +82,9 @@ class Source(Protocol):
 
     def example(self, split: str, index: int) -> Example:
         """`{modality: float physical [H, W, C], label feature: array, "id": str, ...}`; NaN marks missing pixels.
+
+        Further acquisitions of a modality have the names that `contract.acquisition` gives; one that is absent is
+        stored without data. A label of 255 marks an unlabeled tile.
 
         Raises:
           BadTile: this example cannot be used.

@@ -65,8 +65,10 @@ class Accumulator:
         self._remarks.update(example.get("remarks", ()))
         self._examples += 1
         self._bytes += num_bytes
-        for name in self._description.modalities:
-            tile = wire[name]
+        for feature, name, _ in self._description.features():
+            if feature not in example:
+                continue
+            tile = wire[feature]
             valid = tile[..., 0] != modalities_lib.NODATA
             pixels = tile[valid].astype(np.float64)
             self._sums[name] += [np.full(tile.shape[-1], len(pixels)), pixels.sum(0), (pixels**2).sum(0)]
@@ -74,9 +76,9 @@ class Accumulator:
         for name, task in self._description.tasks.items():
             value = wire[task.feature]
             if task.kind == "single":
-                self._counts[name][value] += 1
+                self._counts[name][value : value + 1] += 1  # none for an unlabeled tile
             elif task.kind == "multi":
-                self._counts[name] += value
+                self._counts[name] += value * (value != contract_lib.IGNORE_LABEL)
             else:
                 labels = value[value != contract_lib.IGNORE_LABEL]
                 self._counts[name] += np.bincount(labels, minlength=len(task.classes))
@@ -111,6 +113,7 @@ def build_contract(
                 split: tuple(np.sum([s.counts[name] for s in members], axis=0).tolist())
                 for split, members in by_split.items()
             },
+            task.acquisitions,
         )
         for name, task in description.tasks.items()
     }
@@ -127,6 +130,7 @@ def build_contract(
         notes=description.notes,
         has_location=description.has_location,
         group_feature="group" if description.has_group else None,
+        has_dates=description.has_dates,
     )
 
 
@@ -158,6 +162,7 @@ def _modality(
         std=(std * modality.scale).tolist(),
         nodata_fraction=missing / (missing + valid),
         quality=_quality(name, every),
+        acquisitions=description.acquisitions.get(name, 1),
     )
 
 

@@ -35,6 +35,7 @@ class ModalityContract:
       mean, std: per band over valid training pixels, physical unit.
       nodata_fraction: share of pixels without data over all splits (0 lets the model skip validity masks).
       quality: shares of pixels per band that were "missing", "clipped" to the wire's range, or "zero" (0 dB).
+      acquisitions: how often a tile holds this modality, at several dates; see `acquisition`. Statistics are of all.
     """
 
     bands: tuple[str, ...]
@@ -50,12 +51,13 @@ class ModalityContract:
     std: tuple[float, ...]
     nodata_fraction: float = 0.0
     quality: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    acquisitions: int = 1
 
     def composites(self) -> tuple[modalities_lib.Composite, ...]:
-        """Ways to draw this modality, from the known sensor whose bands include these (none for others)."""
+        """Ways to draw these bands, from the known sensor whose bands include them (none for others)."""
         for known in modalities_lib.KNOWN.values():
             if set(self.bands) <= set(known.band_names):
-                return known.composites
+                return modalities_lib.subset(known, self.bands).composites
         return ()
 
 
@@ -63,25 +65,40 @@ class ModalityContract:
 class Task:
     """Labels a prepared set carries: the feature's name, its kind ("multi", "single" or "pixel") and class names.
 
-    `counts[split][class]` is the number of tiles (pixels for "pixel") of that class in that split. In a "pixel"
-    task the value 255 marks unlabeled pixels.
+    `counts[split][class]` is the number of tiles (pixels for "pixel") of that class in that split. The value 255 marks
+    unlabeled pixels, and unlabeled tiles (in each class of a "multi" task). A label is read from the first
+    `acquisitions` acquisitions of every modality: two for a label of what changed between two dates.
     """
 
     feature: str
     kind: str
     classes: tuple[str, ...]
     counts: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    acquisitions: int = 1
 
 
 IGNORE_LABEL = 255
 TASK_KINDS = ("multi", "single", "pixel")
+MOST_TASK_ACQUISITIONS = 2  # `encoder.compare` compares two
+ACQUIRED = "acquired"
+"""The text feature with the dates of a tile's acquisitions, see `Contract.has_dates`."""
 _LARGEST_NUMBER = 1e300
 _LARGEST_SIDE = 1 << 16  # pixels: a limit against damaged contracts
+_MOST_ACQUISITIONS = 1000  # a limit against damaged contracts
+
+
+def acquisition(modality: str, number: int) -> str:
+    """The feature that holds the acquisition `number` (from 0) of a modality: "s1", "s1@2", "s1@3"."""
+    return f"{modality}@{number + 1}" if number else modality
 
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-    """Description of a data set. See the module docstring."""
+    """Description of a data set. See the module docstring.
+
+    `has_dates`: tiles have a text feature `ACQUIRED`, a JSON object with a list by modality that holds a text for each
+    acquisition: its date (YYYY-MM-DD) and, after a slash, its orbit, as far as they are known.
+    """
 
     name: str
     simulated: bool
@@ -95,6 +112,7 @@ class Contract:
     notes: tuple[str, ...] = ()
     has_location: bool = False
     group_feature: str | None = None
+    has_dates: bool = False
 
     @property
     def title(self) -> str:
@@ -107,10 +125,18 @@ class Contract:
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
 
+    def features(self) -> dict[str, ModalityContract]:
+        """The features of a tile that hold images: one for each acquisition of each modality."""
+        return {acquisition(name, i): m for name, m in self.modalities.items() for i in range(m.acquisitions)}
+
+
+# Keys that contracts leave out where they have this value: sets that were prepared before them keep their hash.
+_UNWRITTEN = {"acquisitions": 1, "has_dates": False}
+
 
 def _plain(value: Json) -> Json:
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v) for k, v in value.items() if not (k in _UNWRITTEN and v == _UNWRITTEN[k])}
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     if isinstance(value, np.generic):
@@ -143,9 +169,14 @@ def from_dict(raw: Mapping[str, Json], where: str) -> Contract:
         notes=root.texts("notes") if "notes" in raw else (),
         has_location=root.boolean("has_location") if "has_location" in raw else False,
         group_feature=root.text("group_feature") if raw.get("group_feature") is not None else None,
+        has_dates=root.boolean("has_dates") if "has_dates" in raw else False,
     )
     if not contract.modalities:
         root.refuse("modalities", "must hold at least one modality")
+    for name, task in contract.tasks.items():
+        fewest = min(m.acquisitions for m in contract.modalities.values())
+        if not 1 <= task.acquisitions <= min(fewest, MOST_TASK_ACQUISITIONS):
+            root.refuse("tasks", f"must hold labels of acquisitions that every modality has; {name} does not")
     root.finish(("format_version", *(f.name for f in dataclasses.fields(Contract))))
     return contract
 
@@ -168,6 +199,7 @@ def _modality(node: "_Reader") -> ModalityContract:
         std=node.numbers("std"),
         nodata_fraction=node.number("nodata_fraction") if "nodata_fraction" in node.raw else 0.0,
         quality=node.table("quality", _Reader.numbers) if "quality" in node.raw else {},
+        acquisitions=node.count("acquisitions") if "acquisitions" in node.raw else 1,
     )
     for key in ("mean", "std"):
         if len(getattr(out, key)) != len(bands):
@@ -183,6 +215,8 @@ def _modality(node: "_Reader") -> ModalityContract:
             node.refuse(key, f"must be a number of pixels, from 1 to {_LARGEST_SIDE}")
     if not 0 <= out.nodata_fraction <= 1:
         node.refuse("nodata_fraction", "must be a share, from 0 to 1")
+    if not 1 <= out.acquisitions <= _MOST_ACQUISITIONS:
+        node.refuse("acquisitions", f"must be a number from 1 to {_MOST_ACQUISITIONS}")
     node.finish(f.name for f in dataclasses.fields(ModalityContract))
     return out
 
@@ -197,7 +231,8 @@ def _task(node: "_Reader") -> Task:
     if any(len(c) != len(classes) for c in counts.values()):
         node.refuse("counts", f"must have as many numbers as there are classes ({len(classes)})")
     node.finish(f.name for f in dataclasses.fields(Task))
-    return Task(node.text("feature"), node.text("kind"), classes, counts)
+    acquisitions = node.count("acquisitions") if "acquisitions" in node.raw else 1
+    return Task(node.text("feature"), node.text("kind"), classes, counts, acquisitions)
 
 
 class _Reader:
@@ -319,8 +354,17 @@ def read(path: str) -> Contract:
     return from_dict(raw, path)
 
 
-def check_compatible(have: Contract, want: Mapping[str, ModalityContract], *, have_name: str, want_name: str) -> None:
+def check_compatible(
+    have: Contract,
+    want: Mapping[str, ModalityContract],
+    *,
+    have_name: str,
+    want_name: str,
+    any_level: bool = False,
+) -> None:
     """Refuses data whose bands, unit or level are not those of a checkpoint; only modalities of both are compared.
+
+    `any_level` accepts other processing levels.
 
     Raises:
       InputError: no modality in common, or one that differs; both sides are named.
@@ -339,7 +383,7 @@ def check_compatible(have: Contract, want: Mapping[str, ModalityContract], *, ha
                 f"Modality {name}: {have_name} lacks the band {', '.join(missing)} (it has {', '.join(h.bands)}) that "
                 f"{want_name} was trained on; prepare it with those bands."
             )
-        for field in ("unit", "level"):
+        for field in ("unit",) if any_level else ("unit", "level"):
             if getattr(h, field) != getattr(w, field):
                 raise InputError(
                     f"Modality {name}: {have_name} is {field} {getattr(h, field)!r}, but {want_name} expects "
@@ -356,6 +400,7 @@ def of_modality(
     std: Sequence[float],
     nodata_fraction: float = 0.0,
     quality: Mapping[str, tuple[float, ...]] | None = None,
+    acquisitions: int = 1,
 ) -> ModalityContract:
     """The contract of square tiles of a sensor, with statistics in its unit."""
     return ModalityContract(
@@ -372,6 +417,7 @@ def of_modality(
         std=tuple(std),
         nodata_fraction=nodata_fraction,
         quality=quality or {},
+        acquisitions=acquisitions,
     )
 
 

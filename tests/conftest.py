@@ -49,6 +49,15 @@ def simulated(tmp_path_factory) -> str:
     return writer.prepare(Simulated(200, 32, 0), str(tmp_path_factory.mktemp("prepared")), num_workers=2)
 
 
+@pytest.fixture(scope="session")
+def two_dates(tmp_path_factory) -> str:
+    """72 made-up tiles of six places at two dates, with labels of change."""
+    from data import writer
+    from tests.two_dates import TwoDates
+
+    return writer.prepare(TwoDates(), str(tmp_path_factory.mktemp("two_dates")), num_workers=1)
+
+
 @pytest.fixture
 def tiny_config(simulated):
     """The demo's config, cut down to seconds."""

@@ -11,16 +11,19 @@ A small YAML describes the files (see terramesh.yaml and sen1floods11.yaml besid
             grid_of: s2}              # a file without a coordinate system
     labels: {file: "{scene}/labels.tif", classes: {1: water, 2: land}}    # optional; other values are unlabeled; of
                                       # pictures, classes are colors: {"#0000ff": water, "#00ff00": land}
-    groups: {town: [north, south]}    # optional: scenes that stay in one split
+    dates: [before, after]            # optional: what {date} in the modalities' patterns stands for, first date first
+    groups: {town: [north, south]}    # optional: scenes that stay in one split; or a pattern of names, "*_T{group}_*"
     split: {by: block, block: 3, seed: 0}                                 # or by: scene, or train: [...], test: [...]
 
 `{scene}` stands for the scene's name, `*` for any letters. `bands: {B02: "{scene}/*_B02.tif", …}` names a file for each
 band instead of `file:`. Bands are matched by name (from `bands:` in file order, or from the file's band descriptions)
 and brought into the sensor's order. `unit = number * scale`, and `add` is added in the sensor's unit. Files on other
 grids are resampled to that of the scene: `resampling` is bilinear, cubic or nearest; finer pixels are averaged,
-backscatter as linear power. Labels take the nearest pixel; with `optional: true` scenes may lack them. Splitting by
-block leaves out the tiles that touch another split's: neighbors are never in different splits. Scenes that overlap
-count as one place.
+backscatter as linear power. Labels take the nearest pixel; several values may name one class; with `optional: true`
+scenes may lack labels, and their tiles are unlabeled. Classes that cover at least the share `cover` (0.05) of the
+labeled pixels label a tile. With `change: true` the labels say what changed between two `dates`; the first class is
+that of no change. Splitting by block leaves out the tiles that touch another split's: neighbors are never in different
+splits. Scenes that overlap count as one place.
 """
 
 import argparse
@@ -39,17 +42,16 @@ from tqdm import tqdm
 from data.paired_scenes.files import Paths, find_scenes
 from data.paired_scenes.footprints import place_scenes
 from data.paired_scenes.scenes import Scene, check_scene, open_scene
-from data.paired_scenes.spec import Spec, read_spec
+from data.paired_scenes.spec import LabelSpec, Spec, read_spec
 from data.paired_scenes.splits import Tile, assign_splits
 from data.raster.file import Grid
 from data.raster.grid import pixel_size_m
 from data.source import Description, LeftOut, evenly, fingerprint, scene_labels
-from fusionx_jax.contract import Task
+from fusionx_jax.contract import IGNORE_LABEL, Task
 from fusionx_jax.errors import InputError
 from fusionx_jax.types import Example, Untyped
 
 _DEFAULT_GSD_M = 10.0  # of files without a coordinate system
-_COVER = 0.05  # smallest share of the labeled pixels with which a class labels a tile
 
 
 def _state(path: str) -> tuple[int, int]:
@@ -91,9 +93,22 @@ def make_source(args: argparse.Namespace) -> "PairedScenes":
     Raises:
       InputError: a file or the YAML is missing or wrong; the message names it.
     """
-    if not os.path.isdir(args.raw):
-        raise InputError(f"There is no folder {args.raw}; --raw must name the folder that holds the scenes.")
-    spec = read_spec(args.spec or os.path.join(args.raw, "scenes.yaml"))
+    check_folder(args.raw)
+    return scenes_of(read_spec(args.spec or os.path.join(args.raw, "scenes.yaml")), args)
+
+
+def check_folder(raw: str) -> None:
+    """Refuses a folder of scenes that does not exist."""
+    if not os.path.isdir(raw):
+        raise InputError(f"There is no folder {raw}; --raw must name the folder that holds the scenes.")
+
+
+def scenes_of(spec: Spec, args: argparse.Namespace) -> "PairedScenes":
+    """Finds the scenes of `spec` and lists their usable tiles, with the options of `args` (all but `spec`).
+
+    Raises:
+      InputError: as `make_source`.
+    """
     if args.tile_size < 8:
         raise InputError(f"--tile_size is {args.tile_size}; tiles of at least 8 pixels are needed.")
     if not 0 <= args.most_missing < 1:
@@ -131,8 +146,7 @@ def make_source(args: argparse.Namespace) -> "PairedScenes":
     unknown = sorted({s for members in spec.groups.values() for s in members} - set(scenes) - set(incomplete))
     if unknown:
         raise InputError(f"{spec.path}: `groups` names the scene {unknown[0]}, which is not in {args.raw}.")
-    named = {group: [s for s in members if s in scenes] for group, members in spec.groups.items()}
-    places, overlaps = place_scenes(grids, named, whole_scenes=spec.split.by != "block")
+    places, overlaps = place_scenes(grids, spec.members(list(scenes)), whole_scenes=spec.split.by != "block")
     for remark in overlaps:
         remarks[remark] = list(scenes)
     by_split = assign_splits(spec.split, usable, args.tile_size, places)
@@ -195,10 +209,6 @@ class PairedScenes:
     fingerprint: str
 
     def describe(self) -> Description:
-        classes = self.spec.labels.classes if self.spec.labels else ()
-        # Scenes without labels have no class, which is not "none of the classes": only their pixels are unlabeled.
-        optional = self.spec.labels is not None and self.spec.labels.optional
-        kinds = ("pixel",) if optional else ("multi", "single", "pixel") if classes else ()
         split = self.spec.split
         how = "the spec's lists of scenes" if split.by == "list" else split.by
         why = "beside another split's" if how == "block" else "of scenes that no list names"
@@ -207,10 +217,11 @@ class PairedScenes:
         return Description(
             name=self.spec.name,
             simulated=False,
-            modalities={m: r.sensor for m, r in self.spec.rasters.items()},
+            modalities=self.spec.sensors,
+            acquisitions=self.spec.acquisitions,
             gsd_m=self.gsd_m,
             tile_size=self.tile_size,
-            tasks={kind: Task(f"label_{kind}", kind, classes) for kind in kinds},
+            tasks=_tasks(self.spec.labels),
             split_origin=f"by {how}, seed {split.seed}{guard}",
             license=self.spec.license,
             citation=self.spec.citation,
@@ -248,9 +259,28 @@ class PairedScenes:
         out |= {m: scene.window(m, *place) for m in self.spec.rasters}
         if self.spec.labels:
             pixels = scene.labels(*place)
-            multi, single = scene_labels(pixels, len(self.spec.labels.classes), _COVER)
-            out |= {"label_pixel": pixels, "label_multi": multi, "label_single": single}
+            out |= _tile_labels(pixels, self.spec.labels)
         return out | {"location": scene.center(*place)}
+
+
+def _tasks(labels: LabelSpec | None) -> dict[str, Task]:
+    if labels is None:
+        return {}
+    if labels.change:
+        return {
+            "change": Task("label_change", "multi", labels.classes[1:], acquisitions=2),
+            "change_pixel": Task("label_pixel", "pixel", labels.classes, acquisitions=2),
+        }
+    return {kind: Task(f"label_{kind}", kind, labels.classes) for kind in ("multi", "single", "pixel")}
+
+
+def _tile_labels(pixels: np.ndarray, labels: LabelSpec) -> Example:
+    """The label features of a tile, from its pixels."""
+    multi, single = scene_labels(pixels, len(labels.classes), labels.cover)
+    if (pixels == IGNORE_LABEL).all():
+        multi, single = np.full_like(multi, IGNORE_LABEL), IGNORE_LABEL
+    by_tile = {"label_change": multi[1:]} if labels.change else {"label_multi": multi, "label_single": single}
+    return {"label_pixel": pixels, **by_tile}
 
 
 _last: tuple[Untyped, contextlib.ExitStack, Scene] | None = None  # a worker's open scene: its tiles follow one another

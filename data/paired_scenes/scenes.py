@@ -276,7 +276,7 @@ def physical(values: np.ndarray, spec: RasterSpec) -> np.ndarray:
 def class_numbers(values: np.ndarray, labels: LabelSpec) -> np.ndarray:
     """Raster values [h, w] (NaN: no data) as class numbers uint8, 255 where a value names no class."""
     out = np.full(values.shape, IGNORE_LABEL, np.uint8)
-    for number, value in enumerate(labels.values):
+    for number, value in zip(labels.numbers, labels.values):
         out[values == value] = number
     return out
 

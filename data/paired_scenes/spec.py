@@ -3,19 +3,20 @@
 import dataclasses
 import os
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 
 from data import yaml_reader
 from data.raster.grid import RESAMPLINGS
 from data.source import SPLITS
 from data.yaml_reader import Node
 from fusionx_jax import modalities as modalities_lib
-from fusionx_jax.contract import IGNORE_LABEL
+from fusionx_jax.contract import IGNORE_LABEL, acquisition
 from fusionx_jax.errors import InputError
 from fusionx_jax.modalities import Modality
 
 _UNITS = {"dB": ("dB", "linear"), "reflectance_1e4": ("reflectance_1e4", "reflectance")}
 _COLOR = r"#[0-9a-fA-F]{6}"
+DEFAULT_COVER = 0.05
 DEFAULT_FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 _Files = tuple[tuple[tuple[str, ...] | None, str], ...]  # the bands of each file, and its pattern
@@ -54,19 +55,25 @@ class LabelSpec:
 
     Attributes:
       pattern: path of a scene's raster.
-      values: raster value of each class; of a picture with three bands, `red << 16 | green << 8 | blue`.
+      values: raster values that name a class; of a picture with three bands, `red << 16 | green << 8 | blue`.
+      numbers: the class of each value, as its number in `classes`; several values may mean one class.
       classes: name of each class.
       grid_of: modality on whose pixel grid rasters without coordinate system lie.
       optional: whether scenes may lack their raster.
       colored: whether the rasters are pictures whose colors are the classes.
+      change: whether the labels say what changed from the first date to the second.
+      cover: smallest share of the labeled pixels with which a class labels a tile.
     """
 
     pattern: str
     values: tuple[int, ...]
+    numbers: tuple[int, ...]
     classes: tuple[str, ...]
     grid_of: str | None
     optional: bool
     colored: bool = False
+    change: bool = False
+    cover: float = DEFAULT_COVER
 
     def written(self, value: float) -> str:
         """A raster value as the YAML writes it."""
@@ -96,9 +103,12 @@ class Spec:
     """The YAML, checked.
 
     Attributes:
+      rasters: by feature: a modality has one for each date, see `contract.acquisition`.
+      dates: what `{date}` stands for, from the first to the last; empty for scenes of one date.
       labels: None without labels.
       grid: the modality whose pixel grid the scenes are brought to; None: that with the finest pixels.
       groups: names of scenes that stay in one split, by the name of their group.
+      group_pattern: pattern of scene names whose part at `{group}` names their group; "" without one.
       gsd_m: pixel size of files without a coordinate system, in meters.
     """
 
@@ -112,6 +122,30 @@ class Spec:
     gsd_m: float | None
     license: str
     citation: str
+    dates: tuple[str, ...] = ()
+    group_pattern: str = ""
+
+    @property
+    def sensors(self) -> dict[str, Modality]:
+        """The sensor of each modality."""
+        return {r.sensor.name: r.sensor for r in self.rasters.values()}
+
+    @property
+    def acquisitions(self) -> dict[str, int]:
+        """The number of dates of the modalities that have several."""
+        counts = {m: sum(r.sensor.name == m for r in self.rasters.values()) for m in self.sensors}
+        return {m: n for m, n in counts.items() if n > 1}
+
+    def members(self, scenes: Collection[str]) -> dict[str, list[str]]:
+        """Those of `scenes` that stay in one split, by the name of their group."""
+        if not self.group_pattern:
+            return {group: [s for s in members if s in scenes] for group, members in self.groups.items()}
+        before, after = (".*?".join(map(re.escape, p.split("*"))) for p in self.group_pattern.split("{group}"))
+        found: dict[str, list[str]] = {}
+        for scene in scenes:
+            if match := re.fullmatch(f"{before}(.+?){after}", scene):
+                found.setdefault(match[1], []).append(scene)
+        return found
 
     def patterns(self) -> list[str]:
         """The patterns of all files of a scene."""
@@ -132,26 +166,63 @@ def read_spec(path: str) -> Spec:
             f"There is no file {path}; describe the scenes there (example: data/paired_scenes/terramesh.yaml) or give "
             "--spec."
         ) from error
-    keys = root.mapping(["modalities"], ["citation", "grid", "groups", "gsd_m", "labels", "license", "name", "split"])
+    keys = root.mapping(
+        ["modalities"], ["citation", "dates", "grid", "groups", "gsd_m", "labels", "license", "name", "split"]
+    )
     name = keys["name"].text() if "name" in keys else "paired_scenes"
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         keys["name"].refuse(f"is {name!r}; use lower-case letters, digits and underscores.")
     nodes = keys["modalities"].entries()
-    rasters = {m: _raster_spec(m, node, nodes) for m, node in nodes.items()}
-    if not rasters:
+    single = {m: _raster_spec(m, node, nodes) for m, node in nodes.items()}
+    if not single:
         keys["modalities"].refuse("is empty; it must describe at least one modality.")
+    dates = _dates(keys["dates"]) if "dates" in keys else ()
+    rasters = _dated(single, dates, keys.get("dates", root))
+    by_name = "groups" in keys and not keys["groups"].is_text()
     return Spec(
         path=path,
         name=name,
         rasters=rasters,
-        labels=_label_spec(keys["labels"], rasters) if "labels" in keys else None,
+        labels=_label_spec(keys["labels"], rasters, dates) if "labels" in keys else None,
         split=_split_spec(keys["split"]) if "split" in keys else SplitSpec(),
-        groups=_groups(keys["groups"]) if "groups" in keys else {},
+        groups=_groups(keys["groups"]) if by_name else {},
         grid=_modality_name(keys["grid"], rasters) if "grid" in keys else None,
         gsd_m=_positive(keys["gsd_m"]) if "gsd_m" in keys else None,
         license=keys["license"].text() if "license" in keys else "not stated",
         citation=keys["citation"].text() if "citation" in keys else "not stated",
+        dates=dates,
+        group_pattern=_group_pattern(keys["groups"]) if "groups" in keys and not by_name else "",
     )
+
+
+_DATE = "{date}"
+
+
+def _dates(node: Node) -> tuple[str, ...]:
+    dates = tuple(n.text() for n in node.sequence())
+    if len(dates) < 2 or len(set(dates)) < len(dates):
+        node.refuse(
+            f"is {', '.join(dates) or 'empty'}; it must list two or more different texts, the first date first."
+        )
+    return dates
+
+
+def _dated(rasters: Mapping[str, RasterSpec], dates: tuple[str, ...], node: Node) -> dict[str, RasterSpec]:
+    """The rasters by feature: those whose patterns have `{date}` once for each date."""
+    out = {}
+    for name, raster in rasters.items():
+        patterns = [pattern for _, pattern in raster.files]
+        dated = [_DATE in pattern for pattern in patterns]
+        if any(dated) and not all(dated):
+            node.refuse(f"needs {_DATE} in all patterns of {name} or in none of them.")
+        if any(dated) and not dates:
+            node.refuse(f"has patterns with {_DATE}, but lacks `dates:`, which lists what it stands for.")
+        for number, date in enumerate(dates if any(dated) else ("",)):
+            files = tuple((bands, pattern.replace(_DATE, date)) for bands, pattern in raster.files)
+            out[acquisition(name, number)] = dataclasses.replace(raster, files=files)
+    if dates and len(out) == len(rasters):
+        node.refuse(f"is given, but no pattern has {_DATE}.")
+    return out
 
 
 def band_name(written: str) -> str:
@@ -185,6 +256,13 @@ def _groups(node: Node) -> dict[str, tuple[str, ...]]:
     return out
 
 
+def _group_pattern(node: Node) -> str:
+    pattern = node.text()
+    if pattern.count("{group}") != 1:
+        node.refuse(f"is {pattern!r}; it must list scenes by group, or be a pattern of scene names with one {{group}}.")
+    return pattern
+
+
 def _modality_name(node: Node, modalities: Container[str]) -> str:
     name = node.text()
     if name not in modalities:
@@ -192,15 +270,13 @@ def _modality_name(node: Node, modalities: Container[str]) -> str:
     return name
 
 
-def _label_spec(node: Node, modalities: Container[str]) -> LabelSpec:
-    keys = node.mapping(["file", "classes"], ["grid_of", "optional"])
+def _label_spec(node: Node, modalities: Mapping[str, RasterSpec], dates: tuple[str, ...]) -> LabelSpec:
+    keys = node.mapping(["file", "classes"], ["change", "cover", "grid_of", "optional"])
     entries = keys["classes"].entries()
     names = tuple(child.text() for child in entries.values())
     if not names:
         keys["classes"].refuse("is empty; it must map raster values to class names.")
-    if len(set(names)) < len(names):
-        keys["classes"].refuse(f"gives one class name to two raster values ({', '.join(names)}); names must differ.")
-    if len(names) > IGNORE_LABEL:
+    if len(set(names)) > IGNORE_LABEL:
         keys["classes"].refuse(f"has {len(names)} classes; at most {IGNORE_LABEL} are stored (uint8, 255: unlabeled).")
     colored = all(re.fullmatch(_COLOR, text) for text in entries)
     values = []
@@ -215,7 +291,18 @@ def _label_spec(node: Node, modalities: Container[str]) -> LabelSpec:
         keys["classes"].refuse(f"gives two names to one raster value among {', '.join(entries)}.")
     grid_of = _modality_name(keys["grid_of"], modalities) if "grid_of" in keys else None
     optional = keys["optional"].boolean() if "optional" in keys else False
-    return LabelSpec(_pattern(keys["file"]), tuple(values), names, grid_of, optional, colored)
+    change = keys["change"].boolean() if "change" in keys else False
+    if change and (len(dates) < 2 or any(acquisition(r.sensor.name, 1) not in modalities for r in modalities.values())):
+        keys["change"].refuse("needs `dates:` and {date} in the patterns of every modality: it compares two dates.")
+    classes = tuple(dict.fromkeys(names))
+    numbers = tuple(classes.index(n) for n in names)
+    if change and len(classes) < 2:
+        keys["classes"].refuse("needs the class of pixels without change first, then what changed.")
+    cover = keys["cover"].number() if "cover" in keys else DEFAULT_COVER
+    if not 0 <= cover <= 1:
+        keys["cover"].refuse(f"is {cover:g}; it is a share of the labeled pixels, from 0 to 1.")
+    pattern = _pattern(keys["file"])
+    return LabelSpec(pattern, tuple(values), numbers, classes, grid_of, optional, colored, change, cover)
 
 
 def _split_spec(node: Node) -> SplitSpec:

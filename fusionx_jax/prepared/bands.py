@@ -7,14 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from fusionx_jax import contract as contract_lib
+from fusionx_jax.contract import acquisition
 from fusionx_jax.errors import InputError
 from fusionx_jax.prepared.readable import Readable
 
 
 class _Group(NamedTuple):
-    """The sensor that a group's bands come from, and their positions among its bands."""
+    """The feature that a group's bands come from, and their positions among its bands."""
 
-    sensor: str
+    stored: str
     positions: list[int]
 
 
@@ -31,7 +32,11 @@ class BandGroups:
           InputError: a group has the name of a sensor, or names an unknown sensor or band.
         """
         self._reader, self.directory = reader, reader.directory
-        self._groups = {name: _group(reader, name, members) for name, members in groups.items()}
+        self._groups = {}
+        for name, members in groups.items():
+            sensor, positions = members[0], _positions(reader, name, members)
+            for date in range(reader.contract.modalities[sensor].acquisitions):
+                self._groups[acquisition(name, date)] = _Group(acquisition(sensor, date), positions)
         known = dict(reader.contract.modalities)
         for name, (sensor, *bands) in groups.items():
             known[name] = contract_lib.in_band_order(known[sensor], bands)
@@ -47,16 +52,17 @@ class BandGroups:
 
     def read(self, split: str, indices: Sequence[int] | np.ndarray, features: Sequence[str]) -> dict[str, np.ndarray]:
         """The named features of the given tiles; a group is read as the bands [N, H, W, C] of its sensor."""
-        stored = dict.fromkeys(self._groups[f].sensor if f in self._groups else f for f in features)
+        stored = dict.fromkeys(self._groups[f].stored if f in self._groups else f for f in features)
         batch = self._reader.read(split, indices, list(stored))
         return {f: self._bands(batch, f) if f in self._groups else batch[f] for f in features}
 
     def _bands(self, batch: Mapping[str, np.ndarray], name: str) -> np.ndarray:
         group = self._groups[name]
-        return np.ascontiguousarray(batch[group.sensor][..., group.positions])
+        return np.ascontiguousarray(batch[group.stored][..., group.positions])
 
 
-def _group(reader: Readable, name: str, members: Sequence[str]) -> _Group:
+def _positions(reader: Readable, name: str, members: Sequence[str]) -> list[int]:
+    """The positions of a group's bands in its sensor."""
     sensor, *bands = members
     modality = reader.contract.modalities.get(sensor)
     known = modality.bands if modality is not None else ()
@@ -67,4 +73,4 @@ def _group(reader: Readable, name: str, members: Sequence[str]) -> _Group:
             f"band_groups defines {name!r} as {(sensor, *bands)}; expected a new name, a sensor of the data set and at "
             f"least one of its bands ({where} has {available})."
         )
-    return _Group(sensor, [known.index(b) for b in bands])
+    return [known.index(b) for b in bands]

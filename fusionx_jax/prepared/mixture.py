@@ -139,4 +139,5 @@ def _pooled(modalities: Sequence[contract_lib.ModalityContract], shares: np.ndar
         mean=tuple(mean.tolist()),
         std=tuple(np.sqrt(square - mean**2).tolist()),
         nodata_fraction=float(sum(w * m.nodata_fraction for w, m in zip(shares, modalities))),
+        acquisitions=min(m.acquisitions for m in modalities),
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from fusionx_jax import contract as contract_lib
 from fusionx_jax import files
+from fusionx_jax.contract import ACQUIRED
 from fusionx_jax.errors import InputError
 from fusionx_jax.prepared import shards
 from fusionx_jax.prepared.order import batch_indices
@@ -123,7 +124,8 @@ class PreparedSet:
         """The named features of the given tiles, stacked in the order of `indices`.
 
         Tiles are uint16 [N, H, W, C], "multi" labels uint8 [N, K], "single" int64 [N], pixel labels uint8
-        [N, H, W], "id" and "group" arrays of str, "location" float32 [N, 2].
+        [N, H, W], "id", "group" and "acquired" arrays of str, "location" float32 [N, 2]. Further acquisitions of a
+        modality are features of their own, see `contract.acquisition`.
 
         Raises:
           InputError: an index is out of range, a feature is missing, or a record is damaged.
@@ -176,20 +178,21 @@ class PreparedSet:
 
     def _empty(self, feature: str, count: int) -> np.ndarray | list[str]:
         """An array to fill with a feature of `count` tiles; texts differ in length and are collected in a list."""
-        if feature in ("id", self.contract.group_feature):
+        if feature in ("id", self.contract.group_feature) or (feature == ACQUIRED and self.contract.has_dates):
             return [""] * count
         layout = self._layout(feature)
         return _aligned((count, *layout.shape), layout.dtype)
 
     def _layout(self, feature: str) -> _Layout:
-        m = self.contract.modalities.get(feature)
+        images = self.contract.features()
+        m = images.get(feature)
         if m:
             return _Layout((m.height, m.width, len(m.bands)), "uint16")
         if feature == "location":
             return _Layout((2,), "float32")
         task = next((t for t in self.contract.tasks.values() if t.feature == feature), None)
         if task is None:
-            known = [*self.contract.modalities, *(t.feature for t in self.contract.tasks.values()), "id"]
+            known = [*images, *(t.feature for t in self.contract.tasks.values()), "id"]
             raise InputError(f"{self.directory} has no feature {feature!r}; it has {', '.join(known)}.")
         if task.kind == "multi":
             return _Layout((len(task.classes),), "uint8")
@@ -321,10 +324,10 @@ def _template(record: bytes | memoryview, features: Sequence[str]) -> _Template:
 def _read_in_place(shard: shards.Shard, file: _ShardFile, rows: _Rows, columns: Mapping[str, np.ndarray]) -> None:
     """Reads tiles straight into the batch, without a copy of the record.
 
-    Records of a shard differ only in the length of their texts, and texts come first (keys are sorted, and "group" and
-    "id" sort before the rest), so the byte offset of a tile from the end of the record is the same in all records. The
-    bytes around the tiles are read too and compared with those of the first record; a record in which they differ is
-    parsed as a whole.
+    Records of a shard differ only in the length of their texts, and texts come first (keys are sorted, and "acquired",
+    "group" and "id" sort before the rest), so the byte offset of a tile from the end of the record is the same in all
+    records. The bytes around the tiles are read too and compared with those of the first record; a record in which they
+    differ is parsed as a whole.
     """
     first = next(iter(shard.read([rows.numbers[0]])))
     _copy_features(first, rows.places[0], columns, file.path)  # refuses a missing feature or one of another size

@@ -5,6 +5,7 @@ co-occurrence and histograms are sums, and duplicates are found by 64-bit hashes
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +20,7 @@ from fusionx_jax.types import JsonObject, Untyped
 
 _BINS = 65536 // BIN
 _CHUNK = 64  # tiles read at once
+_DARK_CHUNKS = 16  # of which pixels are kept for the check of the reflectance offset
 _PIXELS = 4  # every fourth row and column serve histograms
 _PLACE = 4  # decimals of a degree within which two tiles are at one place: about 10 m
 
@@ -74,7 +76,10 @@ class Totals:
     def __init__(self, contract: Contract):
         self.contract = contract
         self._multi = {name: t for name, t in contract.tasks.items() if t.kind == "multi"}
-        self.features = [*contract.modalities, *(t.feature for t in self._multi.values()), "id"]
+        self._images = [
+            (contract_lib.acquisition(n, i), n) for n, m in contract.modalities.items() for i in range(m.acquisitions)
+        ]
+        self.features = [*(feature for feature, _ in self._images), *(t.feature for t in self._multi.values()), "id"]
         self.features += ["location"] if contract.has_location else []
         self.features += [contract.group_feature] if contract.group_feature else []
         self.examined: dict[str, int] = {}
@@ -82,6 +87,8 @@ class Totals:
         self.histograms = {m: np.zeros((len(c.bands), _BINS), np.int64) for m, c in contract.modalities.items()}
         self.moments = {m: np.zeros((len(c.bands), 3)) for m, c in contract.modalities.items()}
         self.dark: dict[str, list[np.ndarray]] = {m: [] for m in contract.modalities}
+        # Spread over the split: tiles in a row come from one place, which may be bright everywhere.
+        self._dark_stride = max(1, contract.splits.get("train", 0) // (_CHUNK * _DARK_CHUNKS))
         # Hashes of 64 bits: the ids and pixels of half a million tiles would not fit in memory.
         self._hashes: dict[str, list[int]] = {"pixels": [], "id": [], "group": []}
         self._split_numbers: list[int] = []
@@ -91,14 +98,15 @@ class Totals:
         """Adds a batch of the split with index `number`."""
         self.examined[split] = self.examined.get(split, 0) + len(batch["id"])
         for name, task in self._multi.items():
-            present = batch[task.feature].astype(np.int64)
+            present = (batch[task.feature] == 1).astype(np.int64)
             self.together[name] += present.T @ present
-        for name, m in self.contract.modalities.items():
-            _add_pixels(batch[name], m, self.histograms[name], self.moments[name] if split == "train" else None)
-            if split == "train" and len(self.dark[name]) < 8:
-                self.dark[name].append(batch[name][:, ::8, ::8].reshape(-1, len(m.bands)))
+        for feature, name in self._images:
+            m, tiles = self.contract.modalities[name], batch[feature]
+            _add_pixels(tiles, m, self.histograms[name], self.moments[name] if split == "train" else None)
+            if split == "train" and self.examined[split] // _CHUNK % self._dark_stride == 0:
+                self.dark[name].append(tiles[:, ::8, ::8].reshape(-1, len(m.bands)))
         self._split_numbers += [number] * len(batch["id"])
-        self._hashes["pixels"] += [_hash(*tile) for tile in zip(*(batch[name] for name in self.contract.modalities))]
+        self._hashes["pixels"] += [_hash(*tile) for tile in zip(*(batch[f] for f, _ in self._images))]
         self._hashes["id"] += [_hash(i.encode()) for i in batch["id"]]
         if self.contract.group_feature:
             self._hashes["group"] += [_hash(g.encode()) for g in batch[self.contract.group_feature]]
@@ -229,23 +237,33 @@ def _sheet(prepared: store.PreparedSet, splits: Sequence[str], shown: int) -> li
     split = splits[0]
     index = order.spread(prepared.size(split), shown)
     scene = [t for t in contract.tasks.values() if t.kind != "pixel"]
-    batch = prepared.read(split, index, [*contract.modalities, *(t.feature for t in scene), "id"])
+    texts = ["id", *([contract_lib.ACQUIRED] if contract.has_dates else [])]
+    batch = prepared.read(split, index, [*contract.features(), *(t.feature for t in scene), *texts])
     out = []
     for row in range(len(index)):
         images = {}
-        for name, m in contract.modalities.items():
+        for name, m in contract.features().items():
             physical = modalities.decode(batch[name][row], m.scale, m.offset)
-            ways = m.composites() or (None,)
-            for way in ways:
+            ways = m.composites()[:1] if m.acquisitions > 1 else m.composites()
+            for way in ways or (None,):
                 title = f"{name}, {way.name}" if way else f"{name}, first bands"
                 images[title] = modalities.compose(physical, m.bands, (way,) if way else ())
         words = []
+        for name, dates in (json.loads(str(batch[contract_lib.ACQUIRED][row])) if contract.has_dates else {}).items():
+            words += [f"{name} {', '.join(filter(None, dates))}"] if any(dates) else []
         for task in scene:
             value = batch[task.feature][row]
-            names = [task.classes[int(value)]] if task.kind == "single" else list(np.array(task.classes)[value > 0])
+            names = _class_names(task, value)
             words.append(f"{'mostly ' if task.kind == 'single' and len(scene) > 1 else ''}{', '.join(names) or 'none'}")
         out.append({"id": str(batch["id"][row]), "images": images, "labels": words})
     return out
+
+
+def _class_names(task: contract_lib.Task, value: np.ndarray | np.integer) -> list[str]:
+    """The classes that a tile's label names."""
+    if (np.asarray(value) == contract_lib.IGNORE_LABEL).all():
+        return ["unlabeled"]
+    return [task.classes[int(value)]] if task.kind == "single" else list(np.array(task.classes)[value > 0])
 
 
 def summary(survey: Survey) -> str:
@@ -260,7 +278,8 @@ def summary(survey: Survey) -> str:
     ]
     for name, m in c.modalities.items():
         lines.append(
-            f"  {name}: {m.level}, {m.unit}, {len(m.bands)} bands of {m.height} x {m.width} at {m.gsd_m:g} m, "
+            f"  {name}: {m.level}, {m.unit}, {f'{m.acquisitions} dates of ' if m.acquisitions > 1 else ''}"
+            f"{len(m.bands)} bands of {m.height} x {m.width} at {m.gsd_m:g} m, "
             f"{100 * m.nodata_fraction:.2g} % without data"
         )
     for name, task in c.tasks.items():

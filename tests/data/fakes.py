@@ -190,3 +190,39 @@ def ssl4eo(root: Path, seasons: dict[str, list[tuple[str, str]]]) -> Path:
             for band in ("VV", "VH"):
                 tif(s1 / f"{band}.tif", radar(f"{place}{s1_day}{band}", 264))
     return root
+
+
+def share(name: str, size: int) -> np.ndarray:
+    """Numbers from 0 to 1, as OSCD's Sentinel-1 stacks hold decibels."""
+    return rng(name + "share").uniform(0.1, 0.9, (size, size)).astype(np.float32)
+
+
+def oscd(root: Path, cities: dict[str, bool | None], size: int = 32) -> Path:
+    """City to whether it has labels (None: it has no Sentinel-1); square images, of which the lower half changes."""
+    for i, (city, labeled) in enumerate(cities.items()):
+        place = {"corner": (500000 + 10000 * i, 5000000)}
+        images = root / "OSCD - Images" / city
+        for number in (1, 2):
+            for band in L1C:
+                tif(images / f"imgs_{number}" / f"S2_{band}.tif", optical(f"{city}{number}{band}", size), **place)
+            if labeled is not None:
+                stack = root / "sentinel1" / f"sentinel1_{city}_130_t{number}.tif"
+                tif(stack, share(f"{city}{number}", size)[None], **place)
+        (images / "dates.txt").write_text("date_1: 20160120\ndate_2: 20180328\n")
+        if labeled or labeled is None:
+            changed = np.ones((1, size, size), np.uint8)
+            changed[:, size // 2 :] = 2
+            tif(root / "OSCD - Train Labels" / city / "cm" / f"{city}-cm.tif", changed, crs=None)
+    return root
+
+
+def bigearthnet_patches(root: Path, places: list[str]) -> Path:
+    """A patch of 120 x 120 pixels in each place (tile of the MGRS grid): arable land above, forest below."""
+    for place in places:
+        folder = root / f"S2A_MSIL2A_20170613T101031_N9999_R022_T{place}_39_66"
+        tif(folder / "S1.tif", radar(place, 120, 2), crs=None)
+        tif(folder / "S2.tif", optical(place, 120, 4), crs=None)
+        codes = np.full((1, 120, 120), 211, np.uint16)
+        codes[:, 60:] = 312
+        tif(folder / "CLC.tif", codes, crs=None)
+    return root

@@ -239,12 +239,24 @@ def test_ssl4eo_pairs_seasons_by_date(tmp_path):
     raw = fakes.ssl4eo(tmp_path, seasons)
     made = source("ssl4eo_s12", f"--raw={raw}", "--resampling=nearest")
     examples = every(made)
-    assert len(examples) == 6
+    assert sorted(examples) == ["0000200", "0000201", "0000202"]
     assert [e.kind for e in made.left_out()] == ["unpaired"]
-    one = examples["0000201_20200813T054639_20200813T054831_T43RCP"]
-    assert np.allclose(one["s1"][..., 0], fakes.radar("000020120200903VV", 264)[0])
-    assert (one["s2"][..., 1] == fakes.optical("000020120200813B02", 264)[0]).all()
+    one = examples["0000201"]
+    assert np.allclose(one["s1@2"][..., 0], fakes.radar("000020120200903VV", 264)[0])
+    assert (one["s2@2"][..., 1] == fakes.optical("000020120200813B02", 264)[0]).all()
+    assert (one["s2"][..., 1] == fakes.optical("000020120200604B02", 264)[0]).all()
+    assert one["acquired"] == {"s1": ["2020-06-07", "2020-09-03"], "s2": ["2020-06-04", "2020-08-13"]}
     assert made.describe().tasks == {}
+    assert made.describe().acquisitions == {"s1": 4, "s2": 4}
+    next((raw / "s2a" / "0000201").glob("20200604*/B2.tif")).write_bytes(b"damaged")
+    one = every(made)["0000201"]
+    assert (one["s2"][..., 1] == fakes.optical("000020120200813B02", 264)[0]).all()
+    assert "s2@2" not in one
+    assert "a season is left out: unreadable file" in one["remarks"]
+    for folder in (raw / "s1" / "0000201").iterdir():
+        (folder / "VV.tif").unlink()
+    with pytest.raises(BadTile):
+        [made.example(s, i) for s, n in made.splits().items() for i in range(n)]
 
 
 def test_so2sat_takes_filtered_intensities_in_decibels(tmp_path):
@@ -460,10 +472,34 @@ def test_real_bigearthnet_v2_files_of_three_places(samples):
 def test_real_ssl4eo_extract(samples):
     for level in ("l2a", "l1c"):
         made = source("ssl4eo_s12", f"--raw={samples / 'ssl4eo_s12'}", f"--s2={level}")
-        assert made.splits() == {"train": 2}
         one = made.example("train", 0)
+        assert set(one["acquired"]) == {"s1", "s2"}
         assert one["s2"].shape == (264, 264, {"l2a": 12, "l1c": 13}[level])
         assert np.isfinite(one["location"]).all()
+
+
+def test_oscd_has_both_dates_of_a_city_in_one_record(tmp_path):
+    raw = fakes.oscd(tmp_path, {"abudhabi": True, "mumbai": True, "rennes": True, "rio": False, "beirut": None})
+    made = source("oscd", f"--raw={raw}", "--tile_size=16", "--s2_bands=B08,B02")
+    d = made.describe()
+    assert (d.acquisitions, d.has_dates) == ({"s1": 2, "s2": 2}, True)
+    assert d.modalities["s2"].band_names == ("B02", "B08")
+    assert made.splits() == {"train": 8, "val": 0, "test": 8}
+    examples = every(made)
+    one = examples["abudhabi_r16_c0"]
+    assert one["acquired"] == {"s1": ["orbit 130", "orbit 130"], "s2": ["2016-01-20", "2018-03-28"]}
+    for number, feature in ((1, "s2"), (2, "s2@2")):
+        expected = fakes.optical(f"abudhabi{number}B08", 32)[0][16:, :16]
+        assert (one[feature][..., 1] == expected).all()
+        decibels = 30 * fakes.share(f"abudhabi{number}", 32)[16:, :16] - 25
+        assert np.allclose(one[feature.replace("s2", "s1")][..., 0], decibels, atol=1e-4)
+    assert one["label_change"].tolist() == [1]
+    assert examples["abudhabi_r0_c16"]["label_change"].tolist() == [0]
+    assert examples["rio_r0_c0"]["label_change"].tolist() == [255]
+    blocks = source("oscd", f"--raw={raw}", "--tile_size=8", "--split=block", "--block=1")
+    assert min(blocks.splits().values()) > 0
+    with pytest.raises(InputError, match="--s2_bands names B99; the bands are B01, B02"):
+        source("oscd", f"--raw={raw}", "--s2_bands=B99")
 
 
 def test_real_sen1floods11_chip(samples):

@@ -299,7 +299,12 @@ def test_real_samples_are_prepared(samples, tmp_path, name, folder, size, count)
     ("change", "message"),
     [
         ({"labels__classes": {"water": 1}}, "is a class of the raster value 'water'"),
-        ({"labels__classes": {1: "land", 2: "land"}}, "names must differ"),
+        ({"labels__change": True}, "`labels.change` needs `dates:`"),
+        ({"labels__cover": 2}, "`labels.cover` is 2; it is a share"),
+        ({"dates": ["a"]}, "`dates` is a; it must list two or more different texts"),
+        ({"dates": ["a", "b"]}, "is given, but no pattern has {date}"),
+        ({"modalities__s1__file": "{scene}/S{date}.tif"}, "lacks `dates:`"),
+        ({"groups": "north"}, "`groups` is 'north'; it must list scenes by group, or be a pattern"),
         ({"labels": "labels.tif"}, "`labels` is a text; it must be a mapping"),
         ({"labels__file": "labels.tif"}, "`labels.file` is 'labels.tif'; it must contain {scene}"),
         ({"split": "block"}, "`split` is a text"),
@@ -390,7 +395,6 @@ def test_bands_may_be_files_and_numbers_scaled(tmp_path):
     ("text", "words"),
     [
         ("name: a\nname: b\n", "line 2: `name` is given twice, first in line 1"),
-        ("labels: {file: '{scene}', classes: {1: no, 2: yes, 3: no}}", "gives one class name to two raster values"),
         ("labels: {file: '{scene}', classes: {1.5: a}}", "raster values are whole numbers"),
         ("modalities: {s1: {sensor: sentinel1_grd, file: '../{scene}', unit: dB}}", "inside the folder of the scenes"),
         ("split: {by: scene, block: 2}", "`split.block` applies to `by: block` alone"),
@@ -514,8 +518,66 @@ def test_a_product_folder_is_read_by_its_bands(tmp_path):
             assert 500 + 100 * number <= optical[..., number].min() <= optical[..., number].max() < 550 + 100 * number
 
 
+def test_two_dates_become_acquisitions_and_labels_of_change(scenes, tmp_path):
+    for i in range(4):
+        folder = scenes / f"scene{i}"
+        for name in ("S1", "S2"):
+            shutil.copy(folder / f"{name}.tif", folder / f"{name}_after.tif")
+            (folder / f"{name}.tif").rename(folder / f"{name}_before.tif")
+        with rasterio.open(folder / "S2_after.tif", "r+") as f:
+            values = f.read()
+            values[:, :16, :16] += 1000
+            f.write(values)
+        with rasterio.open(folder / "L.tif", "r+") as f:
+            changed = np.ones((64, 64), np.uint8)
+            changed[:5, :5] = 2
+            changed[20, 20] = 2  # below the cover that labels a tile
+            f.write(changed, 1)
+    (scenes / "scene3" / "L.tif").unlink()
+    _spec(
+        scenes, dates=["before", "after"], modalities__s1__file="{scene}/S1_{date}.tif",
+        modalities__s2__file="{scene}/S2_{date}.tif", labels__classes={1: "no_change", 2: "change"}, labels__change=True,
+        labels__cover=0.02, labels__optional=True,
+    )  # fmt: skip
+    done = _prepare(scenes, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    prepared = store.PreparedSet(done.stdout.splitlines()[-1])
+    tasks = prepared.contract.tasks
+    assert {n: (t.kind, t.classes, t.acquisitions) for n, t in tasks.items()} == {
+        "change": ("multi", ("change",), 2),
+        "change_pixel": ("pixel", ("no_change", "change"), 2),
+    }
+    labels = {}
+    for split, size in prepared.contract.splits.items():
+        got = prepared.read(split, np.arange(size), ["id", "s2", "s2@2", "s1", "s1@2", "label_change", "label_pixel"])
+        labels |= dict(zip(got["id"].tolist(), got["label_change"][:, 0].tolist()))
+        for name, before, after in zip(got["id"], got["s2"].astype(int), got["s2@2"].astype(int)):
+            assert (after - before == (1000 if name.endswith("_r0_c0") else 0)).all()
+        assert (got["s1"] == got["s1@2"]).all()
+    assert {n for n, v in labels.items() if v == 1} == {f"scene{i}_r0_c0" for i in range(3)}
+    assert {n for n, v in labels.items() if v == 255} == {n for n in labels if n.startswith("scene3")}
+
+
+def test_several_raster_values_may_name_one_class(scenes, tmp_path):
+    _spec(scenes, labels__classes={1: "ground", 2: "ground", 3: "water"})
+    done = _prepare(scenes, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    prepared = store.PreparedSet(done.stdout.splitlines()[-1])
+    assert prepared.contract.tasks["pixel"].classes == ("ground", "water")
+    assert (prepared.read("train", [0], ["label_pixel"])["label_pixel"] == 0).all()
+
+
+def test_groups_are_a_part_of_scene_names(tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        "modalities: {s1: {sensor: sentinel1_grd, file: '{scene}.tif', unit: dB}}\ngroups: '*_T{group}_*'\n"
+    )
+    spec = read_spec(str(tmp_path / "s.yaml"))
+    names = ["S2A_20170613T101031_R022_T33UUP_39_66", "S2B_2017_T33UUP_1_1", "S2A_2017_T34VER_41_60", "other"]
+    assert spec.members(names) == {"33UUP": names[:2], "34VER": names[2:3]}
+
+
 def test_real_oscd_is_read_by_its_spec(real):
-    spec = read_spec(str(ROOT / "data" / "paired_scenes" / "oscd.yaml"))
+    spec = read_spec(str(ROOT / "data" / "oscd" / "oscd.yaml"))
     scenes, incomplete = find_scenes(spec, str(real / "oscd"), skip_incomplete=True)
     assert (len(scenes), incomplete) == (22, ["beirut", "cupertino"])
     with open_scene(spec, scenes["hongkong"], "hongkong") as scene:
@@ -523,14 +585,30 @@ def test_real_oscd_is_read_by_its_spec(real):
         labels = scene.labels(0, 0, 540)
         assert set(np.unique(labels)) == {0, 1}
         assert 0.001 < labels.mean() < 0.2
-        for name in ("s1", "s1_later"):
+        for name in ("s1", "s1@2"):
             decibels = scene.window(name, 300, 300, 64)
             assert -25.001 < np.nanmin(decibels) < np.nanmax(decibels) < 5.001
         # Both dates show the same ground, though their grids differ: they fit best where they are.
         before = scene.window("s2", 200, 200, 256)[..., 2].ravel()
         fits = {
-            (r, c): np.corrcoef(before, scene.window("s2_later", 200 + r, 200 + c, 256)[..., 2].ravel())[0, 1]
+            (r, c): np.corrcoef(before, scene.window("s2@2", 200 + r, 200 + c, 256)[..., 2].ravel())[0, 1]
             for r in (-2, 0, 2)
             for c in (-2, 0, 2)
         }
         assert max(fits, key=fits.get) == (0, 0)
+
+
+def test_real_bigearthnet_patches_are_read_by_their_spec(real, tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    names = sorted(p.name for p in (real / "bigearthnet120").iterdir() if p.is_dir())[::8]
+    for name in names:
+        (few / name).symlink_to(real / "bigearthnet120" / name)
+    spec = ROOT / "data" / "paired_scenes" / "bigearthnet_patches.yaml"
+    done = _prepare(few, tmp_path / "out", f"--spec={spec}", "--tile_size=40")
+    assert done.returncode == 0, done.stderr
+    prepared = store.PreparedSet(done.stdout.splitlines()[-1])
+    assert sum(prepared.contract.splits.values()) == 9 * len(names)
+    assert len(prepared.contract.tasks["multi"].classes) == 19
+    got = prepared.read("train", [0], ["id", "group"])
+    assert f"_T{got['group'][0]}_" in got["id"][0]
