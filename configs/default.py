@@ -23,6 +23,9 @@ def get_config(options: str = "") -> ConfigDict:
     c.log_every = 50
 
     c.modalities = ("s1", "s2")
+    # Of tiles at several dates, a training tile is read at the "same" date in all modalities, at "independent" ones, or
+    # at the "first" one.
+    c.acquisitions = "same"
     # Groups of bands as separate modalities, by name: the sensor, then its bands, e.g. ("s2", "B11", "B12").
     c.band_groups = ConfigDict()
     c.masking = "independent"  # "consistent", "complementary", "dirichlet", "block" or "modality_drop"
@@ -36,7 +39,7 @@ def get_config(options: str = "") -> ConfigDict:
     c.loss_weights = ConfigDict({"s1": 1.0, "s2": 1.0})
 
     c.model = ConfigDict()
-    c.model.family = "fusionx"  # "stacked", "croma", "contrastive" or "resnet": see configs/methods/
+    c.model.family = "fusionx"  # "stacked", "separate", "croma", "contrastive" or "resnet": see configs/methods/
     c.model.size = "small"  # mini, tiny, small, base, large
     c.model.patch_size = 8
     c.model.cross_attention = "both"  # "encoder", "decoder", "both" or "none"
@@ -56,7 +59,8 @@ def get_config(options: str = "") -> ConfigDict:
     # A random view per modality, for contrastive methods; least_area 1 turns it off.
     c.augment.views = ConfigDict({"least_area": 1.0, "gain": 0.2, "noise": 0.1})
 
-    c.contrast = ConfigDict({"weight": 1.0, "temperature": 0.07})  # InfoNCE; temperature: CLIP (arXiv 2103.00020)
+    # InfoNCE between the modalities, and between two masked views of a tile (at two dates where it has them; 0: none).
+    c.contrast = ConfigDict({"weight": 1.0, "views": 0.0, "temperature": 0.07})  # temperature: CLIP (arXiv 2103.00020)
 
     # MAE's recipe (arXiv 2111.06377, table 8): AdamW, b2 .95, decay .05, base rate 1.5e-4 per 256 examples.
     c.optimizer = ConfigDict()
@@ -81,28 +85,39 @@ def get_config(options: str = "") -> ConfigDict:
 def evaluation() -> ConfigDict:
     """Evaluation settings, the same for every method and baseline."""
     e = ConfigDict()
-    e.tasks = ("multi", "single")  # tasks of the prepared set's contract; those it lacks are passed over
+    e.tasks = ("multi", "single", "change")  # tasks of the prepared set's contract; those it lacks are passed over
     # linear_probe (regularization by cross-validation inside the labels), linear_probe_validation (by the whole val
-    # split), linear_probe_each (on the features of all sensors together and of each alone, side by side), knn,
-    # finetune, scratch; for pixel labels segment_linear, segment_decoder, ridge_cover (shares of the classes).
-    # What does not fit a task is passed over.
+    # split), linear_probe_each (on the features of all sensors together and of each alone, side by side),
+    # linear_probe_apart (of each alone, side by side), knn, random_forest, finetune, scratch; for pixel labels
+    # segment_linear, segment_decoder, ridge_cover (shares of the classes). What does not fit a task is passed over.
     e.evaluators = ("linear_probe",)
     e.modalities = ("s1+s2", "s1", "s2")
-    e.single_sensor_tasks = ("multi", "single", "pixel")  # tasks that are evaluated on single modalities too
+    e.single_sensor_tasks = (
+        "multi",
+        "single",
+        "pixel",
+        "change",
+        "change_pixel",
+    )  # tasks that are evaluated on single modalities too
     e.zero_fill = False  # True: evaluate single modalities also with the missing ones filled with zeros
     e.seeds = 5  # label subsets per fraction
     e.shots = ()  # few-shot subsets besides label_fractions: labeled tiles per class
     e.score_split = "test"  # "val" for tuning
+    e.folds = 0  # 5: the tiles of all splits in 5 folds of whole groups, each scored with the labels of the others
     e.pooling = "mean_std"  # of patch tokens: "mean", "mean_std" or "class"
     e.batch_size = 256
     # L2 regularization added to the mean log-loss on standardized features.
     e.regularization = (3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     e.cv_folds = 5
     e.bootstrap = 1000  # resamples for confidence intervals
-    e.baselines = ("untrained", "band_statistics", "supervised")
+    # difference_of_means and change_vector are for labels of change. Also: texture (band statistics and texture) and
+    # texture_forest (the same in a random forest).
+    e.baselines = ("untrained", "band_statistics", "difference_of_means", "change_vector", "supervised")
     e.statistics = "checkpoint"  # normalize with those of the "checkpoint" or of the "dataset"
+    e.any_level = False  # True: also data of other processing levels, such as L2A for weights of L1C
     e.subset_dir = ""  # directory of label subsets (id files) to reuse
 
+    e.forest = ConfigDict({"trees": 500, "min_samples_leaf": 1})  # scikit-learn's usual forest, with more trees
     e.knn = ConfigDict({"k": 20, "temperature": 0.07})  # as DINO (arXiv 2104.14294, section 4.1)
 
     e.supervised = training()  # training from scratch on labels only

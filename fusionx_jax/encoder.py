@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from fusionx_jax import checkpoint, preprocess
 from fusionx_jax import config as config_lib
 from fusionx_jax import modalities as modalities_lib
-from fusionx_jax.contract import ModalityContract, check_modality_unit
+from fusionx_jax.contract import ModalityContract, acquisition, check_modality_unit
 from fusionx_jax.errors import InputError
 from fusionx_jax.models import build, layers
 from fusionx_jax.models.network import Network
@@ -35,19 +35,27 @@ class Encoder:
     """A network, its weights and how its input is normalized.
 
     `zeros` names sensors that are not given but filled with zeros, their bands' mean: the practice that leaving tokens
-    out is compared with.
+    out is compared with. With two `acquisitions` each date of a tile is encoded, and the tokens are those of `compare`.
     """
 
     model: Network
     params: PyTree
     normalizer: preprocess.Normalizer
     zeros: tuple[str, ...] = ()
+    acquisitions: int = 1
 
     def with_params(self, params: PyTree) -> "Encoder":
         return dataclasses.replace(self, params=params)
 
     def tokens(self, wire: Mapping[str, Array], rngs: Mapping[str, Array] | None = None) -> layers.Tokens:
-        """Tokens of a batch of wire tiles, every patch shown."""
+        """Tokens of a batch of wire tiles, every patch visible; further dates are named as `acquisition` names them."""
+        if self.acquisitions == 1:
+            return self._tokens(wire, rngs)
+        names = [n for n, _ in self.model.config.channels if n in wire]
+        dates = [{n: wire[acquisition(n, i)] for n in names} for i in range(self.acquisitions)]
+        return compare(*(self._tokens(date, rngs) for date in dates))
+
+    def _tokens(self, wire: Mapping[str, Array], rngs: Mapping[str, Array] | None) -> layers.Tokens:
         p = self.model.config.patch_size
         images, valid = self.normalizer(preprocess.pad_to_multiple(wire, p, self.normalizer.nodata))
         has_data = None if valid is None else preprocess.patch_has_data(valid, p)
@@ -75,7 +83,8 @@ class Encoder:
     def architecture_key(self) -> str:
         """Hash of all but the weights: network, normalization, modalities filled with zeros."""
         n = self.normalizer
-        static = (type(self.model).__name__, self.model.config, n.order, n.nodata, n.masked, self.zeros)
+        static: tuple[Untyped, ...] = (type(self.model).__name__, self.model.config, n.order, n.nodata, n.masked)
+        static += (self.zeros, *([self.acquisitions] if self.acquisitions > 1 else []))
         digest = hashlib.sha256(repr(static).encode())
         for name in sorted(n.gain):
             digest.update(n.gain[name].tobytes() + n.shift[name].tobytes())
@@ -88,6 +97,24 @@ class Encoder:
             digest.update(jax.tree_util.keystr(path).encode())
             digest.update(np.ascontiguousarray(leaf).tobytes())
         return digest.hexdigest()[:16]
+
+
+def compare(first: layers.Tokens, second: layers.Tokens) -> layers.Tokens:
+    """Tokens of two dates as one: both, their absolute difference and their product, side by side.
+
+    The difference without sign is that of SeCo (arXiv 2103.16607, section 4.4); a token has data where both dates have.
+    """
+
+    def both(a: Array, b: Array) -> Array:
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        return jnp.concatenate([a, b, jnp.abs(b - a), a * b], axis=-1)
+
+    ok: dict[str, Array | None] = {}
+    for name, known in first.ok.items():
+        other = second.ok[name]
+        ok[name] = None if known is None or other is None else known & other
+    groups = {name: both(tokens, second.groups[name]) for name, tokens in first.groups.items()}
+    return layers.Tokens(both(first.summary, second.summary), groups, ok)
 
 
 Pools = dict[str, Float[Array, "batch _dim"]]

@@ -36,14 +36,14 @@ _SHARE, _DECAY = _Range(0, 1), _Range(0, 1, below=True)
 _RANGES: Mapping[str, _Range] = {
     **dict.fromkeys(
         ("accumulate", "batch_size", "block_size", "checkpoint_every", "eval_every", "fsdp", "k", "keep_checkpoints",
-         "log_every", "patch_size", "seeds", "shots"), _COUNT,
+         "log_every", "min_samples_leaf", "patch_size", "seeds", "shots", "trees"), _COUNT,
     ),
     **dict.fromkeys(
         ("alpha", "clip_norm", "learning_rate", "learning_rates", "regularization", "temperature"), _POSITIVE
     ),
     **dict.fromkeys(
-        ("bootstrap", "crop", "dataset_weights", "gain", "loss_weights", "min_steps", "noise", "num_steps", "val_tiles",
-         "warmup_steps", "weight", "weight_decay"), _NOT_NEGATIVE,
+        ("bootstrap", "crop", "dataset_weights", "folds", "gain", "loss_weights", "min_steps", "noise", "num_steps",
+         "val_tiles", "warmup_steps", "weight", "weight_decay"), _NOT_NEGATIVE,
     ),
     **dict.fromkeys(("drop", "final_fraction", "own_share", "warmup_share"), _SHARE),
     **dict.fromkeys(("b1", "b2", "drop_path", "ema"), _DECAY),

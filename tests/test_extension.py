@@ -40,7 +40,7 @@ class NearestMean(Evaluator):
             yield [Scored(key, test @ (share.T @ train[members]).T, "", "nearest class mean")]
 
 
-def _first_pixels(evaluation, modalities):
+def _first_pixels(evaluation, modalities, acquisitions=1):
     """A baseline: the number of tiles before each tile."""
     from fusionx_jax.evaluate.evaluators import Source
 

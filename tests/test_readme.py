@@ -93,7 +93,7 @@ def test_the_demo_leaves_its_page_and_beats_the_baselines_at_few_labels(checkout
     for fraction in (0.01, 0.05, 0.1):
         fusionx = float(by_method["fusionx", fraction]["value"])
         assert all(
-            fusionx > float(by_method[m, fraction]["value"]) for m in ("untrained", "band_statistics", "supervised")
+            fusionx > float(by_method[m, fraction]["value"]) for m in ("untrained", "band_statistics", "texture")
         )
     for fraction in (0.05, 0.1):
         assert float(by_method["fusionx", fraction]["ci_low"]) > float(by_method["untrained", fraction]["ci_high"])

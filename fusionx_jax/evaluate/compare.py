@@ -13,7 +13,7 @@ from fusionx_jax.evaluate import evaluators, rows
 from fusionx_jax.evaluate import metrics as registry
 from fusionx_jax.evaluate.cells import Cell, Cells
 from fusionx_jax.evaluate.numerics import metrics as numerics
-from fusionx_jax.evaluate.records import CellKey, Group, LabelBudget, Method, MetricKey
+from fusionx_jax.evaluate.records import CellKey, Group, LabelBudget, Method, MetricKey, ModalitySet
 from fusionx_jax.evaluate.rows import Pretraining
 from fusionx_jax.types import JsonObject
 
@@ -114,6 +114,40 @@ class LabelsNeeded(NamedTuple):
     simulated: bool
 
 
+APART = "modalities encoded alone"  # `FusionGain.against`, beside single modalities
+
+
+class FusionGain(NamedTuple):
+    """What a method gains by encoding all modalities together: one row of fusion_gains.csv.
+
+    `against` is the single modality with the higher score, or APART: the features of each modality encoded alone, side
+    by side. `synergy` are the classes that all modalities together tell better than every single one, with an interval
+    above zero (only against a single modality, for tasks with several classes a tile).
+    """
+
+    dataset: str
+    method: str
+    changes: str
+    modalities: str
+    zero_filled: str
+    task: str
+    evaluator: str
+    against: str
+    label: str
+    kind: str
+    metric: str
+    together: float
+    other: float
+    gain: float
+    ci_low: float
+    ci_high: float
+    synergy: str
+    num_subsets: int
+    num_pretrainings: int
+    score_split: str
+    simulated: bool
+
+
 class _Side(NamedTuple):
     """One side of a paired comparison: cells by pretraining, and the label subsets to average over."""
 
@@ -197,6 +231,56 @@ def ablations(measured: Measured) -> Iterator[Ablation]:
                 ci_high=gap.high, num_subsets=len(sides[0].seeds), num_pretrainings=len(both),
                 score_split=_score_split(variant),
             )  # fmt: skip
+
+
+def fusion_gains(measured: Measured) -> Iterator[FusionGain]:
+    """The probe of all modalities together against that of the best single one, and against all encoded alone."""
+    for group, pretrainings in measured.items():
+        given = group.modalities.available
+        if len(given) < 2 or group.modalities.zero_filled or group.evaluator != _TOGETHER:
+            continue
+        ours = _cells(pretrainings)
+        kind, metric = _main_metric(ours)
+        single = {m: measured.get(group._replace(modalities=ModalitySet((m,))), ()) for m in given}
+        apart = measured.get(group._replace(evaluator=_APART), ())
+        for budget in _budgets(ours):
+            known = {m: _cells(p) for m, p in single.items() if p and budget in _budgets(_cells(p))}
+            others: dict[str, Sequence[Cells]] = {}
+            if len(known) == len(given):
+                best = max(known, key=lambda m: _mean(known[m], budget, metric))
+                others[best] = known[best]
+            if apart and budget in _budgets(_cells(apart)):
+                others[APART] = _cells(apart)
+            for name, theirs in others.items():
+                sides = paired_sides(ours, theirs, budget)
+                if sides is None:
+                    continue
+                left, right = (side.means(budget, metric) for side in sides)
+                gap = Interval(*numerics.percentiles(left - right))
+                yield FusionGain(
+                    **_identity(group, pretrainings), against=name, label=budget.name, kind=kind, metric=metric.name,
+                    together=float(left[0]), other=float(right[0]), gain=gap.value, ci_low=gap.low, ci_high=gap.high,
+                    synergy=rows.join_names(_synergy(ours, known, budget) if name != APART else ()),
+                    num_subsets=len(sides[0].seeds), num_pretrainings=len(ours), score_split=_score_split(ours),
+                )  # fmt: skip
+
+
+_TOGETHER, _APART = "linear_probe", "linear_probe_apart"
+
+
+def _mean(pretrainings: Sequence[Cells], budget: LabelBudget, metric: MetricKey) -> float:
+    return float(_Side(pretrainings, rows.common_seeds(pretrainings, budget)).means(budget, metric)[0])
+
+
+def _synergy(ours: Sequence[Cells], single: Mapping[str, Sequence[Cells]], budget: LabelBudget) -> list[str]:
+    """The classes whose average precision is higher with all modalities than with each single one."""
+    keys = [k for k in _first(ours).values if k.name == "ap"]
+    out = []
+    for key in keys:
+        gaps = [paired_difference(ours, theirs, budget, key) for theirs in single.values()]
+        if all(gap is not None and gap[0].verdict == WINS for gap in gaps):
+            out.append(key.class_name)
+    return out
 
 
 def labels_needed(measured: Measured) -> Iterator[LabelsNeeded]:

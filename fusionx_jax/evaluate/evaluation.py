@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from fusionx_jax import checkpoint, files, preprocess
@@ -14,6 +15,7 @@ from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate import features, hashes, rows
 from fusionx_jax.evaluate import labels as labels_lib
 from fusionx_jax.evaluate.cells import Store
+from fusionx_jax.evaluate.folds import Division, divide
 from fusionx_jax.evaluate.records import CellKey, Method, ModalitySet, parse_method, parse_modalities
 from fusionx_jax.models import build
 from fusionx_jax.models.network import Network
@@ -26,10 +28,13 @@ class Evaluation:
     """What is evaluated, on what, and how.
 
     `config` is the run's own, changed by overrides; `weights_hash` the hash of the settings that determine its weights.
+    `workdir` is where results are written, `pretraining` the workdir of the weights: the same, unless a comparison
+    evaluates weights of another one.
     """
 
     config: ConfigDict
     workdir: str
+    pretraining: str
     saved: checkpoint.Saved
     prepared: sets.Readable
     model: Network
@@ -68,18 +73,27 @@ class Evaluation:
         return Encoder(self.model, params, self.normalizer)
 
     @functools.cached_property
+    def statistics(self) -> dict[tuple[Untyped, ...], np.ndarray]:
+        """Statistics of the pixels that were computed so far, by what they are of."""
+        return {}
+
+    @functools.cached_property
     def labels(self) -> list[labels_lib.Labels]:
         """The labels of every task that the settings ask for and the set has."""
         return labels_lib.read_labels(self.prepared, self.config.evaluate)
 
-    def label_subsets(self, task: labels_lib.Labels) -> dict[CellKey, Untyped]:
-        """A task's label subsets, see `labels_lib.label_subsets`; written below the workdir."""
+    def divisions(self, labels: labels_lib.Labels) -> list[Division]:
+        """How a task's tiles are divided into training and scored ones."""
+        return divide(labels, self.prepared, self.config.evaluate)
+
+    def label_subsets(self, division: Division) -> dict[CellKey, Untyped]:
+        """A division's label subsets, see `labels_lib.label_subsets`; written below the workdir."""
         e, fractions = self.config.evaluate, self.config.label_fractions
         names = [b.name for b in labels_lib.label_budgets(fractions, e.shots)]
         # The same name may have been prepared again with other tiles, and nested subsets depend on all budgets.
         version = hashes.digest([features.contract_hash(self.prepared), names])[:8]
-        folder = files.join(self.workdir, "subsets", f"{self.prepared.contract.name}-{version}", task.name)
-        return labels_lib.label_subsets(task, e, fractions, folder)
+        folder = files.join(self.workdir, "subsets", f"{self.prepared.contract.name}-{version}", division.labels.name)
+        return labels_lib.label_subsets(division.labels, e, fractions, folder, division.name)
 
     def modality_sets(self) -> list[ModalitySet]:
         """The sets of modalities to give to encoders, the fullest as configured first.
@@ -128,20 +142,30 @@ class Evaluation:
         return Store(files.join(self.workdir, "cells", name), hashes.evaluator_hashes(self.config))
 
     def unscored_classes(self) -> dict[str, tuple[str, ...]]:
-        """By task, the classes that the scored split cannot score; from the contract's counts."""
-        contract, split = self.prepared.contract, self.config.evaluate.score_split
+        """By task, the classes that the scored tiles cannot score; from the contract's counts."""
+        contract, e = self.prepared.contract, self.config.evaluate
+        splits = list(contract.splits) if e.get("folds", 0) else [e.score_split]
         out = {}
         for name, task in contract.tasks.items():
-            counts = task.counts.get(split, ())
-            full = contract.splits[split] if task.kind == "multi" else float("inf")
-            out[name] = tuple(c for c, n in zip(task.classes, counts) if not 0 < n < full)
+            counts = np.sum([task.counts[s] for s in splits if s in task.counts], axis=0).tolist()
+            full = sum(contract.splits[s] for s in splits) if task.kind == "multi" else float("inf")
+            out[name] = tuple(c for c, n in zip(task.classes, counts or ()) if not 0 < n < full)
         return out
 
 
-def open_evaluation(workdir: str, dataset: str, overrides: list[str], protocol: ConfigDict | None = None) -> Evaluation:
+def open_evaluation(
+    workdir: str,
+    dataset: str,
+    overrides: list[str],
+    protocol: ConfigDict | None = None,
+    results: str = "",
+    any_level: bool = False,
+) -> Evaluation:
     """Loads what an evaluation needs and checks that it fits together.
 
-    The settings are the run's own, changed by `overrides`, or those of the config `protocol`.
+    The settings are the run's own, changed by `overrides`, or those of the config `protocol`. Results are written to
+    the folder `results`, by default to the workdir of the weights. `any_level` accepts data of other processing levels,
+    as the setting of that name does.
 
     Raises:
       InputError: no checkpoint, no data set, or the two do not match.
@@ -154,14 +178,16 @@ def open_evaluation(workdir: str, dataset: str, overrides: list[str], protocol: 
     prepared = sets.open_sets(dataset, (), dict(config.get("band_groups", {})))
     _check_paths(workdir, dataset, config, saved, prepared)
     weights = {m: saved.contract.modalities[m] for m in config.modalities}
-    check_compatible(prepared.contract, weights, have_name=dataset, want_name=saved.path)
+    any_level = any_level or config.evaluate.get("any_level", False)
+    check_compatible(prepared.contract, weights, have_name=dataset, want_name=saved.path, any_level=any_level)
     model = build.make_model(config, saved.contract.modalities)
     for name in weights:
         if name in prepared.contract.modalities:
             m = prepared.contract.modalities[name]
             preprocess.check_patch((m.height, m.width), config.model.patch_size, dataset)
     # Command-line overrides count too: another seed has another untrained baseline, another dtype other numbers.
-    return Evaluation(config, workdir, saved, prepared, model, hashes.digest(config_lib.weight_settings(config)))
+    weights_hash = hashes.digest(config_lib.weight_settings(config))
+    return Evaluation(config, results or workdir, workdir, saved, prepared, model, weights_hash)
 
 
 def _check_paths(

@@ -17,7 +17,7 @@ from fusionx_jax.types import Json, JsonObject
 # Which cells there are; no cell's numbers. Label subsets are identified by each cell itself.
 _SELECTING = (
     "evaluators", "baselines", "modalities", "tasks", "single_sensor_tasks", "seeds", "shots", "zero_fill",
-    "subset_dir",
+    "subset_dir", "any_level",
 )  # fmt: skip
 
 
@@ -30,6 +30,8 @@ def shared_settings(config: ConfigDict) -> JsonObject:
     """The settings of `config.evaluate` that affect every cell."""
     of_evaluators = {key for e in EVALUATORS.values() for key in e.settings}
     values = config_lib.to_json(config)["evaluate"]
+    if not values.get("folds"):  # cells that were kept before there were folds stay valid
+        values.pop("folds", None)
     return {k: v for k, v in values.items() if k not in _SELECTING and k not in of_evaluators}
 
 

@@ -275,7 +275,8 @@ class LabelTrainer:
         return TrainState(params, average, self._reader.replicate(self._optimizer.init(params)))
 
     def _pooled_width(self, params: PyTree) -> int:
-        contracts = {name: self._reader.prepared.contract.modalities[name] for name in self._reader.features}
+        images = self._reader.prepared.contract.features()
+        contracts = {name: images[name] for name in self._reader.features}
         shapes = {name: (1, c.height, c.width, len(c.bands)) for name, c in contracts.items()}
         wire = {name: jax.ShapeDtypeStruct(shape, jnp.uint16) for name, shape in shapes.items()}
         return jax.eval_shape(self._pooled, params, wire).shape[1]

@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fusionx_jax import files, progress
-from fusionx_jax.contract import Task
+from fusionx_jax.contract import IGNORE_LABEL, Task
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate import segmentation, subsets
 from fusionx_jax.evaluate.numerics import metrics as numerics
@@ -19,9 +19,10 @@ class Labels(NamedTuple):
     """A task's labels.
 
     targets: by split [N, K]: 0/1 for kinds "multi" and "single" (one-hot); for "pixel" the share of each class among
-      a tile's labeled pixels (NaN without any).
-    ids: of the training tiles.
-    groups: scenes of the scored tiles, by which the bootstrap resamples; None without any.
+      a tile's labeled pixels. NaN for an unlabeled tile.
+    ids: of the tiles, by split.
+    groups: scenes of the tiles, by split, by which the bootstrap resamples and folds are made; None without any.
+    acquisitions: number of dates that the labels compare.
     """
 
     name: str
@@ -29,8 +30,26 @@ class Labels(NamedTuple):
     feature: str
     classes: tuple[str, ...]
     targets: dict[str, np.ndarray]
-    ids: list[str]
-    groups: np.ndarray | None
+    ids: dict[str, np.ndarray]
+    groups: dict[str, np.ndarray] | None
+    acquisitions: int = 1
+
+    def select(self, tiles: Mapping[str, np.ndarray], source: str = "") -> "Labels":
+        """The labels of some tiles by split, taken from the split of that name, or all from the split `source`."""
+        return self._replace(
+            targets={s: self.targets[source or s][index] for s, index in tiles.items()},
+            ids={s: self.ids[source or s][index] for s, index in tiles.items()},
+            groups={s: self.groups[source or s][index] for s, index in tiles.items()} if self.groups else None,
+        )
+
+    def joined(self, splits: Sequence[str], name: str) -> "Labels":
+        """The labels of several splits as those of one split."""
+
+        def join(by_split: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: np.concatenate([by_split[s] for s in splits])}
+
+        groups = join(self.groups) if self.groups else None
+        return self._replace(targets=join(self.targets), ids=join(self.ids), groups=groups)
 
     def absent_classes(self, members: np.ndarray) -> tuple[str, ...]:
         """Classes without an example among some training tiles."""
@@ -39,10 +58,10 @@ class Labels(NamedTuple):
 
 
 def read_labels(prepared: sets.Readable, config: ConfigDict) -> list[Labels]:
-    """The tasks that `config` (its `evaluate` part) asks for and the set has.
+    """The tasks that `config` (its `evaluate` part) asks for and the set has, with the labels of every tile.
 
     Raises:
-      InputError: the set has none of them, or its scored split cannot score any class of one.
+      InputError: the set has none of them, or the scored tiles cannot score any class of one.
     """
     contract, split = prepared.contract, str(config.score_split)
     names = [t for t in config.tasks if t in contract.tasks]
@@ -54,48 +73,54 @@ def read_labels(prepared: sets.Readable, config: ConfigDict) -> list[Labels]:
     group = contract.group_feature
     scalar = [contract.tasks[name].feature for name in names if contract.tasks[name].kind != "pixel"]
     columns = _read_columns(prepared, split, [*dict.fromkeys(scalar), "id", *([group] if group else [])])
-    ids, groups = columns["train"]["id"].tolist(), columns[split][group] if group else None
+    ids = {s: c["id"] for s, c in columns.items()}
+    groups = {s: c[group] for s, c in columns.items()} if group else None
     out = []
     for name in names:
         task = contract.tasks[name]
-        targets = _targets(prepared, task, columns, split)
+        # Without folds, pixel labels of other splits are not read: it takes as long as reading the tiles.
+        splits = list(columns) if task.kind != "pixel" or config.get("folds", 0) else ["train", split]
+        targets = {s: _targets(prepared, task, columns[s], s) for s in splits}
         if task.kind != "pixel":
-            _check_scored(name, task, targets[split], split, prepared.directory)
-        out.append(Labels(name, task.kind, task.feature, task.classes, targets, ids, groups))
+            scored = np.concatenate(list(targets.values())) if config.get("folds", 0) else targets[split]
+            where = "folds" if config.get("folds", 0) else f"{split} split"
+            _check_scored(name, task, scored[np.isfinite(scored).all(1)], where, prepared.directory)
+        labels = Labels(name, task.kind, task.feature, task.classes, targets, ids, groups, task.acquisitions)
+        out.append(labels.select({s: np.arange(len(t)) for s, t in targets.items()}))
     return out
 
 
-def _targets(
-    prepared: sets.Readable, task: Task, columns: Mapping[str, Mapping[str, np.ndarray]], split: str
-) -> dict[str, np.ndarray]:
+def _targets(prepared: sets.Readable, task: Task, columns: Mapping[str, np.ndarray], split: str) -> np.ndarray:
+    """The targets of a split's tiles, NaN for unlabeled ones."""
+    count = len(task.classes)
     if task.kind == "pixel":
-        count = len(task.classes)
-        return {s: segmentation.shares(prepared, s, task.feature, count) for s in ("train", split)}
-    raw = {part: read[task.feature] for part, read in columns.items()}
+        return segmentation.shares(prepared, split, task.feature, count)
+    values = columns[task.feature]
+    unlabeled = values == IGNORE_LABEL
     if task.kind == "single":
-        return {part: np.eye(len(task.classes))[values] for part, values in raw.items()}
-    return {part: values.astype(np.float64) for part, values in raw.items()}
+        return np.where(unlabeled[:, None], np.nan, np.eye(count)[np.where(unlabeled, 0, values)])
+    return np.where(unlabeled, np.nan, values.astype(np.float64))
 
 
 def scored_classes(kind: str, targets: np.ndarray) -> np.ndarray:
     """Which classes a split can score [K]: multi-label ones need tiles with and without, single-label ones a tile."""
-    return np.asarray(targets.any(0)) if kind == "single" else numerics.scored_classes(targets > 0)
+    return np.asarray((targets > 0).any(0)) if kind == "single" else numerics.scored_classes(targets > 0)
 
 
-def _check_scored(name: str, task: Task, targets: np.ndarray, split: str, directory: str) -> None:
+def _check_scored(name: str, task: Task, targets: np.ndarray, where: str, directory: str) -> None:
     scored = scored_classes(task.kind, targets)
     unscored = [c for c, s in zip(task.classes, scored) if not s]
     if len(unscored) == len(task.classes):
         raise InputError(
-            f"The {split} split of {directory} cannot score any class of task {name!r}: no class has both tiles with "
+            f"The {where} of {directory} cannot score any class of task {name!r}: no class has both tiles with "
             "it and tiles without it; use more tiles or other splits."
         )
     if unscored:
         progress.logger.warning(
-            "Task %s: %s cannot be scored on the %s split and is excluded from macro metrics.",
+            "Task %s: %s cannot be scored on the %s and is excluded from macro metrics.",
             name,
             ", ".join(unscored),
-            split,
+            where,
         )
 
 
@@ -120,29 +145,31 @@ def label_budgets(fractions: Sequence[float], shots: Sequence[int]) -> list[Labe
 
 
 def label_subsets(
-    labels: Labels, config: ConfigDict, fractions: Sequence[float], folder: str
+    labels: Labels, config: ConfigDict, fractions: Sequence[float], folder: str, division: str = ""
 ) -> dict[CellKey, np.ndarray]:
     """Positions of the labeled training tiles by budget and seed: nested subsets, read from id files or drawn.
 
-    Subsets that are drawn are written to `folder`; `evaluate.subset_dir` names a folder of id files to use instead.
+    Subsets that are drawn are written to `folder`; `evaluate.subset_dir` names a folder of id files to use instead. In
+    both the files of a `division` that has a name are in a folder of that name.
 
     Raises:
       InputError: `evaluate.subset_dir` lacks a file, or a file does not fit the set.
     """
     names = [b.name for b in label_budgets(fractions, config.shots)]
+    folder, given = (files.join(d, division) if d and division else d for d in (folder, config.subset_dir))
     out: dict[CellKey, np.ndarray] = {}
     for seed in range(config.seeds):
-        drawn = subsets.read(config.subset_dir or folder, labels.ids, names, seed)
+        ids = labels.ids["train"].tolist()
+        drawn = subsets.read(given or folder, ids, names, seed)
         if drawn is None:
-            if config.subset_dir:
+            if given:
                 missing = [subsets.file_name(n, seed) for n in names]
-                missing = [n for n in missing if not files.exists(files.join(config.subset_dir, n))]
+                missing = [n for n in missing if not files.exists(files.join(given, n))]
                 raise InputError(
-                    f"evaluate.subset_dir {config.subset_dir} lacks {', '.join(missing)}; each fraction and seed needs "
-                    "one."
+                    f"evaluate.subset_dir {given} lacks {', '.join(missing)}; each fraction and seed needs one."
                 )
             drawn = subsets.draw(labels.targets["train"] > 0, fractions, config.shots, seed)
-            subsets.write(folder, labels.ids, drawn, seed)
+            subsets.write(folder, ids, drawn, seed)
         out |= {CellKey(parse_budget(name), seed): positions for name, positions in drawn.items()}
     return out
 

@@ -12,11 +12,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from fusionx_jax import files
+from fusionx_jax.encoder import Encoder, assemble
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate import compare, features, hashes, rows
 from fusionx_jax.evaluate.cells import Cells, Store
@@ -46,6 +48,8 @@ class About(NamedTuple):
 
     protocol: settings that all members must share, see `shared_protocol`. evaluators: by evaluator, the hash of its
     settings as far as members must share them. cell_settings: by evaluator, the hash under which its cells are kept.
+    weights: workdir of the pretraining, relative to the member's folder; "" where they are the same.
+    features: number of features that a probe reads, of all modalities together; 0 without frozen features.
     """
 
     seed: int
@@ -61,6 +65,8 @@ class About(NamedTuple):
     num_steps: int
     batch_size: int
     learning_rate: float
+    weights: str = ""
+    features: int = 0
 
 
 class Member(NamedTuple):
@@ -83,11 +89,18 @@ class Cost(NamedTuple):
     batch_size: int
     learning_rate: float
     pairs_per_s: float
+    features: int = 0
 
 
 def member_workdir(workdir: str, method: Method, seed: int) -> str:
     """The workdir of one pretraining inside a comparison."""
     return files.join(workdir, method.spec.replace("/", "+"), f"seed{seed}")
+
+
+def weights_workdir(workdir: str, method: Method, about: About) -> str:
+    """The workdir of a member's weights."""
+    member = member_workdir(workdir, method, about.seed)
+    return os.path.normpath(os.path.join(member, about.weights)) if about.weights else member
 
 
 def shared_protocol(config: ConfigDict, prepared: sets.Readable) -> JsonObject:
@@ -112,6 +125,7 @@ def describe(evaluation: Evaluation) -> About:
     """What a comparison keeps of one pretraining beside its cells."""
     config = evaluation.config
     shapes = jax.eval_shape(lambda: build.init_params(evaluation.model, jax.random.key(0)))
+    same = evaluation.pretraining == evaluation.workdir
     return About(
         seed=config.seed,
         # Groups of bands belong to the network: the data set is hashed without them.
@@ -123,11 +137,32 @@ def describe(evaluation: Evaluation) -> About:
         parameters=_count(shapes),
         encoder_parameters=_count(shapes.get("encoder", {})),
         flops_per_pair=flops_per_pair(config, evaluation.model, evaluation.saved.contract),
-        pairs_per_s=_median_speed(evaluation.workdir),
+        pairs_per_s=_median_speed(evaluation.pretraining),
         num_steps=config.num_steps,
         batch_size=config.batch_size,
         learning_rate=config.optimizer.learning_rate,
+        weights="" if same else os.path.relpath(evaluation.pretraining, evaluation.workdir),
+        features=_num_features(evaluation),
     )
+
+
+def _num_features(evaluation: Evaluation) -> int:
+    """The length of the vector that a probe reads."""
+    model, config = evaluation.model, evaluation.config
+    images = {
+        name: jax.ShapeDtypeStruct((1, m.height, m.width, len(m.bands)), "uint16")
+        for name, m in evaluation.prepared.contract.modalities.items()
+        if name in config.modalities
+    }
+    params = jax.eval_shape(lambda: build.init_params(model, jax.random.key(0)))
+    if "encoder" not in params:
+        return 0
+
+    def read(params: PyTree, wire: Mapping[str, jax.Array]) -> jax.Array:
+        pools = Encoder(model, params, evaluation.normalizer).pooled(wire)
+        return jnp.asarray(assemble(pools, config.evaluate.pooling))
+
+    return int(jax.eval_shape(read, {"encoder": params["encoder"]}, images).shape[1])
 
 
 def _count(shapes: PyTree) -> int:
@@ -278,11 +313,15 @@ def cost(members: Mapping[Method, Sequence[Member]]) -> Iterator[Cost]:
             batch_size=first.batch_size,
             learning_rate=first.learning_rate if trained else float("nan"),
             pairs_per_s=float(np.mean(rates)) if rates else float("nan"),
+            features=first.features,
         )
 
 
 def write_tables(workdir: str) -> dict[Method, list[Member]]:
-    """results.csv, differences.csv, ablations.csv, labels_needed.csv and methods.csv of a comparison; its members."""
+    """results.csv, differences.csv, ablations.csv, fusion_gains.csv, labels_needed.csv and methods.csv of a comparison.
+
+    Returns its members.
+    """
     members = read_members(workdir)
     groups = measured(members)
     found = [row for group, pretrainings in groups.items() for row in rows.from_cells(group, pretrainings)]
@@ -290,6 +329,7 @@ def write_tables(workdir: str) -> dict[Method, list[Member]]:
     tables: tuple[tuple[str, tuple[str, ...], Iterator[Untyped]], ...] = (
         ("differences.csv", compare.Difference._fields, compare.differences(groups)),
         ("ablations.csv", compare.Ablation._fields, compare.ablations(groups)),
+        ("fusion_gains.csv", compare.FusionGain._fields, compare.fusion_gains(groups)),
         ("labels_needed.csv", compare.LabelsNeeded._fields, compare.labels_needed(groups)),
         ("methods.csv", Cost._fields, cost(members)),
     )

@@ -5,29 +5,41 @@ from typing import NamedTuple
 
 from fusionx_jax.evaluate.evaluation import Evaluation
 from fusionx_jax.evaluate.evaluators import EVALUATORS, Problem
+from fusionx_jax.evaluate.folds import Division
 from fusionx_jax.evaluate.records import CellKey, Group, Method, ModalitySet
 from fusionx_jax.evaluate.sources import BASELINES, Baseline
 
 
+class Trial(NamedTuple):
+    """A task on one division of the tiles."""
+
+    division: Division
+    problem: Problem
+
+
 class Work(NamedTuple):
-    """One group of cells, with the label subsets to measure. `baseline` is None for the evaluated method."""
+    """One group of cells, with the label subsets to measure on every division of the tiles, whose scores are joined.
+
+    `baseline` is None for the evaluated method.
+    """
 
     group: Group
     baseline: Baseline | None
-    problem: Problem
+    trials: list[Trial]
     keys: list[CellKey]
 
 
-def plan(evaluation: Evaluation, problems: Sequence[Problem]) -> list[Work]:
+def plan(evaluation: Evaluation, tasks: Sequence[list[Trial]]) -> list[Work]:
     """Every group of cells that the settings ask for; groups that share features follow each other."""
     out = []
     for modalities in evaluation.modality_sets():
-        for problem in problems:
+        for trials in tasks:
+            problem = trials[0].problem
             if not _asks_for(evaluation, modalities, problem.labels.name):
                 continue
             for group, baseline in _groups(evaluation, modalities, problem):
                 keys = _keys(problem, EVALUATORS[group.evaluator].num_trainings(problem.config))
-                out.append(Work(group, baseline, problem, keys))
+                out.append(Work(group, baseline, trials, keys))
     return out
 
 
@@ -66,6 +78,10 @@ def _applies(
         incomplete = evaluation.fills_zeros and given < len(evaluation.config.modalities)
         if given < 2 or modalities.zero_filled or incomplete:
             return False
+    if baseline is not None:
+        pixels = problem.labels.kind == "pixel" and baseline.tiles_only
+        if pixels or problem.labels.acquisitions < baseline.acquisitions:
+            return False
     if baseline is not None and not baseline.encodes:  # a vector of statistics has no weights and no other modalities
         return not (evaluator.needs_training or evaluator.needs_each or modalities.zero_filled)
     return True
@@ -77,7 +93,7 @@ def _keys(problem: Problem, trainings: int | None) -> list[CellKey]:
     out = []
     for key, members in problem.subsets.items():
         if trainings is None:
-            wanted = key.seed == 0 or len(members) < len(problem.labels.ids)
+            wanted = key.seed == 0 or len(members) < len(problem.labels.ids["train"])
         else:
             wanted = key.seed < trainings
         if wanted:

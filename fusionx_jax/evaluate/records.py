@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from fusionx_jax.errors import InputError
 
+FOLDS = "folds"
+"""`Protocol.score_split` where every tile is scored once, see `folds.divide`."""
+
 
 class ModalitySet(NamedTuple):
     """The modalities given to an encoder, and those filled with zeros instead of left out of the token sequence."""
@@ -110,7 +113,8 @@ class Protocol(NamedTuple):
 
     `training` is the evaluator's sentence; `resampled` the unit of the bootstrap ("tiles" or "scenes"); `statistics`
     whose statistics normalized the input ("checkpoint" or "dataset"); `score_split` the split that was scored;
-    `optimistic` is True where hyperparameters were selected on the split that was scored.
+    `optimistic` is True where hyperparameters were selected on the split that was scored; `folds` is the number of
+    folds, each of which was scored with the labels of the others (0: none).
     """
 
     training: str
@@ -118,6 +122,7 @@ class Protocol(NamedTuple):
     statistics: str = "checkpoint"
     score_split: str = "test"
     optimistic: bool = False
+    folds: int = 0
 
     @property
     def title(self) -> str:
@@ -125,7 +130,11 @@ class Protocol(NamedTuple):
         parts = [self.training, f"intervals over {self.resampled}"]
         if self.statistics != "checkpoint":
             parts.append(f"normalized with the {self.statistics}'s statistics")
-        if self.score_split != "test":
+        if self.folds:
+            parts.append(
+                f"{self.folds} folds of whole {self.resampled}: each tile is scored with the labels of the others"
+            )
+        elif self.score_split != "test":
             parts.append(f"scored on the {self.score_split} split")
         if self.optimistic:
             parts.append("hyperparameters selected on the same split: optimistic")

@@ -38,6 +38,8 @@ def check(config: ConfigDict, prepared: sets.Readable | None = None) -> None:
             f"evaluate.seeds is {e.seeds}, label_fractions {tuple(config.label_fractions)} and evaluate.shots "
             f"{tuple(e.shots)}; at least one seed and one label fraction or number of shots are needed."
         )
+    if e.get("folds", 0) == 1:
+        raise InputError("evaluate.folds is 1; give 0 for the set's own splits, or 2 and more folds.")
     if not any(set(parse_modalities(m)) <= set(config.modalities) for m in e.modalities):
         raise InputError(
             f"evaluate.modalities is {', '.join(e.modalities)}, but the network reads {', '.join(config.modalities)}."
@@ -60,7 +62,8 @@ def _check_names(key: str, names: Sequence[str], registry: Untyped) -> None:
 
 def _check_fits(config: ConfigDict, prepared: sets.Readable) -> None:
     contract, e = prepared.contract, config.evaluate
-    count = contract.splits.get("train", 0)
+    folds = e.get("folds", 0)
+    count = sum(contract.splits.values()) * (folds - 1) // folds if folds else contract.splits.get("train", 0)
     small = [f for f in config.label_fractions if round(f * count) < 2]
     if small:
         raise InputError(

@@ -24,39 +24,87 @@ from fusionx_jax.registry import Registry
 class Baseline(NamedTuple):
     """A baseline: how its source is made, and the one evaluator that it has ("": those of the method).
 
-    `encodes` is False where its features are statistics of the pixels, so that pooling and weights do not apply.
+    `encodes` is False where its features are statistics of the pixels, so that pooling and weights do not apply. It
+    applies to labels of at least `acquisitions` dates, and to pixel labels unless `tiles_only`.
     """
 
-    make: Callable[..., Source]  # (evaluation, modalities)
+    make: Callable[..., Source]  # (evaluation, modalities, acquisitions)
     evaluator: str = ""
     encodes: bool = True
+    acquisitions: int = 1
+    tiles_only: bool = False
 
 
 BASELINES: Registry[Baseline] = Registry("baseline")
 
 
-def method_source(evaluation: Evaluation, name: str, modalities: ModalitySet, together: bool = False) -> Source:
+def method_source(
+    evaluation: Evaluation, name: str, modalities: ModalitySet, acquisitions: int = 1, together: bool = False
+) -> Source:
     """The method whose weights are evaluated; for `together` see `features.extract`."""
-    return _encoder_source(evaluation, name, evaluation.trained, modalities, together)
+    encoder = dataclasses.replace(evaluation.trained, acquisitions=acquisitions)
+    return _encoder_source(evaluation, name, encoder, modalities, together)
 
 
-def untrained(evaluation: Evaluation, modalities: ModalitySet, together: bool = False) -> Source:
+def untrained(evaluation: Evaluation, modalities: ModalitySet, acquisitions: int = 1, together: bool = False) -> Source:
     """The same encoder with its initial weights."""
-    return _encoder_source(evaluation, "untrained", evaluation.untrained, modalities, together)
+    encoder = dataclasses.replace(evaluation.untrained, acquisitions=acquisitions)
+    return _encoder_source(evaluation, "untrained", encoder, modalities, together)
 
 
-def band_statistics(evaluation: Evaluation, modalities: ModalitySet) -> Source:
+def band_statistics(evaluation: Evaluation, modalities: ModalitySet, acquisitions: int = 1) -> Source:
     """Mean and deviation of every band, over the tile for tile labels and over each patch for pixel labels."""
+    compute = functools.partial(features.band_statistics, acquisitions=acquisitions)
+    return _statistics_source(evaluation, "band_statistics", modalities, acquisitions, compute, alone=True)
+
+
+def texture(evaluation: Evaluation, modalities: ModalitySet, acquisitions: int = 1) -> Source:
+    """Band statistics and texture."""
+    compute = functools.partial(features.texture, acquisitions=acquisitions)
+    return _statistics_source(evaluation, "texture", modalities, acquisitions, compute, alone=True)
+
+
+def difference_of_means(evaluation: Evaluation, modalities: ModalitySet, acquisitions: int = 2) -> Source:
+    """What changed between two dates in the mean of every band."""
+    return _statistics_source(evaluation, "difference_of_means", modalities, acquisitions, features.difference_of_means)
+
+
+def change_vector(evaluation: Evaluation, modalities: ModalitySet, acquisitions: int = 2) -> Source:
+    """Change vector analysis between two dates."""
+    return _statistics_source(evaluation, "change_vector", modalities, acquisitions, features.change_vector)
+
+
+def _statistics_source(
+    evaluation: Evaluation,
+    name: str,
+    modalities: ModalitySet,
+    acquisitions: int,
+    compute: Callable[..., np.ndarray],
+    alone: bool = False,
+) -> Source:
+    """Statistics of the pixels; those of each modality `alone` are kept for other sets of modalities."""
     trained = evaluation.trained
-    plain = dataclasses.replace(trained, model=peers.PatchStatistics(trained.model.config), params={}, zeros=())
-    names = modalities.available
-    statistics = functools.cache(lambda split: features.band_statistics(evaluation.prepared, split, names))
-    return Source("band_statistics", modalities, statistics, None, plain, trainable=False)
+    model = peers.PatchStatistics(trained.model.config)
+    plain = dataclasses.replace(trained, model=model, params={}, zeros=(), acquisitions=acquisitions)
+
+    def kept(split: str, names: tuple[str, ...]) -> np.ndarray:
+        key = (name, acquisitions, split, names)
+        if key not in evaluation.statistics:
+            evaluation.statistics[key] = compute(evaluation.prepared, split, names)
+        return evaluation.statistics[key]
+
+    def statistics(split: str) -> np.ndarray:
+        if not alone:
+            return kept(split, modalities.available)
+        return np.concatenate([kept(split, (m,)) for m in modalities.available], axis=1)
+
+    return Source(name, modalities, functools.cache(statistics), None, plain, trainable=False)
 
 
-def supervised(evaluation: Evaluation, modalities: ModalitySet) -> Source:
+def supervised(evaluation: Evaluation, modalities: ModalitySet, acquisitions: int = 1) -> Source:
     """The same network, to be trained from scratch; it has no features without labels."""
-    encoder = dataclasses.replace(evaluation.trained, zeros=_zeros(evaluation, modalities))
+    zeros = _zeros(evaluation, modalities)
+    encoder = dataclasses.replace(evaluation.trained, zeros=zeros, acquisitions=acquisitions)
     return Source("supervised", modalities, _no_features, None, encoder)
 
 
@@ -117,4 +165,8 @@ def baseline_context(context: rows.Context, method: Method) -> rows.Context:
 
 BASELINES.register("untrained", Baseline(untrained))
 BASELINES.register("band_statistics", Baseline(band_statistics, encodes=False))
+BASELINES.register("texture", Baseline(texture, encodes=False, tiles_only=True))
+BASELINES.register("texture_forest", Baseline(texture, "random_forest", encodes=False, tiles_only=True))
+for _name, _make in (("difference_of_means", difference_of_means), ("change_vector", change_vector)):
+    BASELINES.register(_name, Baseline(_make, encodes=False, acquisitions=2, tiles_only=True))
 BASELINES.register("supervised", Baseline(supervised, evaluator="scratch"))

@@ -134,7 +134,7 @@ def _commands(comparison: _Comparison) -> str:
 
 def _first(comparison: _Comparison, method: Method) -> str:
     """The workdir of a method's first finished pretraining."""
-    return members.member_workdir(comparison.workdir, method, comparison.members[method][0].about.seed)
+    return members.weights_workdir(comparison.workdir, method, comparison.members[method][0].about)
 
 
 def _tile_pictures(comparison: _Comparison) -> list[Section]:
@@ -180,11 +180,12 @@ def _best_methods(comparison: _Comparison, records: Sequence[Row]) -> list[Metho
 
 def _features(comparison: _Comparison, task: str, methods: Sequence[Method], row: Row) -> list[Section]:
     """t-SNE of the features that linear probes read, of tiles spread over the scored split."""
-    prepared, split = comparison.prepared, row.score_split
+    prepared = comparison.prepared
+    split = row.score_split if row.score_split in prepared.contract.splits else "train"  # with folds all are scored
     index = order.spread(prepared.size(split), _EMBEDDED_TILES)
     features = {}
     for method in methods:
-        evaluation = open_evaluation(_first(comparison, method), prepared.directory, [])
+        evaluation = open_evaluation(_first(comparison, method), prepared.directory, [], any_level=True)
         features[method] = method_source(evaluation, method.spec, row.modality_set).features(split)[index]
     if not features:
         return []

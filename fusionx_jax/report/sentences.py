@@ -6,7 +6,7 @@ from fusionx_jax.contract import Contract
 from fusionx_jax.evaluate import metrics, rows
 from fusionx_jax.evaluate.compare import LOSES, TIES, WINS, Difference
 from fusionx_jax.evaluate.evaluators import EVALUATORS
-from fusionx_jax.evaluate.records import Method, parse_budget
+from fusionx_jax.evaluate.records import FOLDS, Method, parse_budget
 from fusionx_jax.evaluate.rows import Row
 from fusionx_jax.report import look, tables
 from fusionx_jax.report.look import Line
@@ -58,8 +58,9 @@ def comparison_note(differences: Sequence[Difference]) -> str:
     if not differences:
         return ""
     split = differences[0].score_split
+    which = "tiles of all folds" if split == FOLDS else f"{split} tiles"
     text = (
-        f"Paired differences on the same {split} tiles, label subsets and bootstrap resamples, in points. Wins and "
+        f"Paired differences on the same {which}, label subsets and bootstrap resamples, in points. Wins and "
         "losses have a 95 % interval that excludes zero."
     )
     if min(d.reference_pretrainings for d in differences) == 1:
@@ -75,7 +76,7 @@ def notices(contract: Contract, score_split: str, missing: str = "") -> list[str
             "All data on this page are simulated. They compare methods under known difficulties and say nothing about "
             "real land."
         )
-    scored = contract.splits.get(score_split, 0)
+    scored = sum(contract.splits.values()) if score_split == FOLDS else contract.splits.get(score_split, 0)
     if missing:
         out.append(missing)
     elif scored < FEW_SCORED_TILES:

@@ -14,7 +14,7 @@ from fusionx_jax.evaluate.compare import Ablation, Difference, LabelsNeeded
 from fusionx_jax.evaluate.evaluators import EVALUATORS
 from fusionx_jax.evaluate.members import Cost
 from fusionx_jax.evaluate.metrics import METRICS, Metric
-from fusionx_jax.evaluate.records import LabelBudget, Method, ModalitySet, parse_budget
+from fusionx_jax.evaluate.records import FOLDS, LabelBudget, Method, ModalitySet, parse_budget
 from fusionx_jax.evaluate.rows import Row
 from fusionx_jax.evaluate.sources import BASELINES
 from fusionx_jax.report import look
@@ -123,7 +123,7 @@ def _score_table(records: Sequence[Row], metric: Metric, modalities: ModalitySet
         cells = tuple(_score_cell(metric, by_budget[b], most) if b in by_budget else TableCell() for b in budgets)
         lines.append(TableRow(name, cells, line.method == reference))
     splits = {r.score_split for r in chosen} - {"test"}
-    where = f", {' and '.join(sorted(splits))} split" if splits else ""
+    where = ", ".join(["", *(("all folds" if s == FOLDS else f"{s} split") for s in sorted(splits))])
     columns = tuple(f"{b.title} ({counts[b]})" for b in budgets)
     return Table(f"{unit_label(metric)}, {modalities.title}{where}", columns, tuple(lines))
 
@@ -325,9 +325,11 @@ def cost_table(costs: Sequence[Cost]) -> Table:
         values = (
             f"{c.num_pretrainings}", *(f"{m:.2f}" for m in millions), _plain(c.flops_per_pair / 1e6),
             _plain(c.pairs_per_s), f"{c.num_steps}", f"{c.learning_rate:g}" if c.num_steps else _MISSING,
+            f"{c.features}" if c.features else _MISSING,
         )  # fmt: skip
         lines.append(TableRow(look.method_label(method), tuple(TableCell(v) for v in values)))
-    columns = ("seeds", "parameters (M)", "encoder (M)", "MFLOP per pair", "pairs/s", "steps", "rate per 256 pairs")
+    columns = ("seeds", "parameters (M)", "encoder (M)", "MFLOP per pair", "pairs/s", "steps", "rate per 256 pairs",
+               "features read")  # fmt: skip
     return Table("", columns, tuple(lines))
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from fusionx_jax import encoder as encoder_lib
 from fusionx_jax.evaluate import evaluation, features
@@ -107,3 +108,21 @@ def test_zeros_for_an_absent_sensor_are_shown_and_absence_is_not(setting, simula
     assert set(absent.groups) == {"s1"}
     assert set(filled.groups) == {"s1", "s2"}
     assert not np.allclose(absent.groups["s1"], filled.groups["s1"], atol=1e-3)
+
+
+def test_texture_equals_scipy(simulated):
+    prepared = store.PreparedSet(simulated)
+    got = features.texture(prepared, "test", ["s1"])[:3]
+    m = prepared.contract.modalities["s1"]
+    wire = prepared.read("test", np.arange(3), ["s1"])["s1"]
+    x = (wire * m.scale + m.offset - np.array(m.mean)) / np.array(m.std)
+    local = np.sqrt(
+        np.maximum(
+            scipy.ndimage.uniform_filter(x**2, (0, 3, 3, 0), mode="nearest")
+            - scipy.ndimage.uniform_filter(x, (0, 3, 3, 0), mode="nearest") ** 2,
+            0,
+        )
+    )
+    gradient = np.hypot(*(np.gradient(x, axis=a) for a in (1, 2)))
+    expected = [x.mean((1, 2)), x.std((1, 2)), gradient.mean((1, 2)), local.mean((1, 2))]
+    assert np.allclose(got, np.concatenate(expected, axis=1), atol=2e-3)

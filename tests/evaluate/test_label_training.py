@@ -298,7 +298,7 @@ def _linear_problem(kind, features):
     keys = [CellKey(LabelBudget(0.5), seed) for seed in (0, 1)]
     rng = np.random.default_rng(3)
     subsets = {key: np.sort(rng.permutation(len(ALL))[:40]) for key in keys}
-    labels = Labels(kind, kind, f"label_{kind}", toy.MULTI, toy_set().targets(kind), [], None)
+    labels = Labels(kind, kind, f"label_{kind}", toy.MULTI, toy_set().targets(kind), {}, None)
     settings = config_lib.load_file(str(ROOT / "configs/demo.py")).evaluate
     source = base.Source("m", ModalitySet(("s1", "s2")), features.get, None, encoder("resnet"))
     return source, base.Problem(labels, subsets, settings, toy_set()), keys

@@ -13,9 +13,9 @@ from fusionx_jax.evaluate import compare, features, measure, metrics, rows, subs
 from fusionx_jax.evaluate.evaluation import open_evaluation
 from fusionx_jax.evaluate.evaluators import EVALUATORS, probe
 from fusionx_jax.evaluate.records import CellKey, LabelBudget, Method, MetricKey, ModalitySet
-from fusionx_jax.evaluate.sources import BASELINES
 
 HALF = LabelBudget(0.5)
+ONE_DATE = ("untrained", "band_statistics", "supervised")  # of tests.helpers.TINY
 ONLY_PROBES = (
     "--config.evaluate.tasks=('multi',)",
     "--config.evaluate.modalities=('s1',)",
@@ -52,10 +52,10 @@ def scored(monkeypatch):
 
 def test_rows_cover_methods_budgets_seeds_metrics_and_modalities(evaluated):
     found = rows.read(evaluated / rows.FILE_NAME)
-    assert {r.method for r in found} == {"fusionx", *BASELINES}
+    assert {r.method for r in found} == {"fusionx", *ONE_DATE}
     assert {r.modalities for r in found if r.method == "fusionx"} == {"s1+s2", "s1"}
     assert {r.label_fraction for r in found} == {0.05, 0.5, 1.0}
-    for method in ("fusionx", *BASELINES):
+    for method in ("fusionx", *ONE_DATE):
         tasks = ("multi",) if method == "supervised" else ("multi", "single")
         names = {(r.task, r.metric) for r in found if r.method == method}
         assert names == {(task, m.name) for task in tasks for m in metrics.metrics_of(task)}
@@ -69,7 +69,7 @@ def test_rows_cover_methods_budgets_seeds_metrics_and_modalities(evaluated):
 
 def test_differences_of_a_run_are_paired_with_its_own_method(evaluated):
     table = rows.read_table(evaluated / measure.DIFFERENCES_FILE, compare.Difference)
-    assert {d.method for d in table} == set(BASELINES)
+    assert {d.method for d in table} == set(ONE_DATE)
     means = {
         (r.method, r.modalities, r.label): r.value
         for r in rows.select(rows.read(evaluated / rows.FILE_NAME), metric="macro_map", level=rows.MEAN)
@@ -97,7 +97,7 @@ def test_a_reported_number_is_that_of_scikit_learn_on_the_same_features_and_ids(
     opened = open_evaluation(str(evaluated), simulated, [])
     labels = opened.labels[0]
     with open(next(evaluated.glob("subsets/simulated-*/multi/fraction0.5_seed1.txt"))) as f:
-        members = [labels.ids.index(line.strip()) for line in f]
+        members = [labels.ids["train"].tolist().index(line.strip()) for line in f]
     pools = {s: features.extract(opened.trained, opened.prepared, s, ["s1", "s2"], 64) for s in ("train", "test")}
     train, test = features.standardize(*(encoder_lib.assemble(pools[s], "mean_std") for s in ("train", "test")))
     (row,) = rows.select(
@@ -161,7 +161,10 @@ def test_data_that_do_not_match_the_weights_are_refused(trained, simulated, tmp_
         ("--config.evaluate.subset_dir=/nonexistent", "no such folder"),
         ("--config.evaluate.seeds=0", "evaluate.seeds is 0"),
         ("--config.evaluate.cv_folds=1", "evaluate.cv_folds is 1"),
-        ("--config.evaluate.evaluators=('magic',)", "linear_probe, linear_probe_each, linear_probe_validation, knn"),
+        (
+            "--config.evaluate.evaluators=('magic',)",
+            "linear_probe, linear_probe_each, linear_probe_apart, linear_probe_validation, knn",
+        ),
         ("--config.evaluate.score_split=dev", "score_split is 'dev'"),
         ("--config.evaluate.knn.k=0", "evaluate.knn.k is 0; it must be at least 1"),
         ("--config.evaluate.statistics=mine", "one of checkpoint, dataset"),
@@ -261,7 +264,7 @@ def test_cells_identify_their_labeled_tiles_and_all_settings_that_affect_them(wo
         opened = open_evaluation(workdir, simulated, [*ONLY_KNN, *more])
         (cells,) = measure.measure(opened).values()
         (labels,) = opened.labels
-        drawn = opened.label_subsets(labels)
+        drawn = opened.label_subsets(opened.divisions(labels)[0])
         for key, cell in cells.items():
             assert cell.subset == subsets.digest(drawn[key])
             assert cell.num_labels == len(drawn[key])

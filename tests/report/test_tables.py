@@ -172,13 +172,13 @@ def test_labels_needed_are_numbers_bounds_or_never():
 
 
 def test_costs_of_methods_without_pretraining_are_left_open():
-    cost = Cost("fusionx", "", 3, 2101888, 1768064, 3.2e8, 500, 32, 0.012, 76.2)
+    cost = Cost("fusionx", "", 3, 2101888, 1768064, 3.2e8, 500, 32, 0.012, 76.2, 512)
     untrained = cost._replace(
         method="untrained", flops_per_pair=math.nan, num_steps=0, learning_rate=math.nan, pairs_per_s=math.nan
     )
     assert _cells(tables.cost_table([untrained, cost])) == {
-        "FusionX-Net": ["3", "2.10", "1.77", "320", "76", "500", "0.012"],
-        "same encoder, untrained": ["3", "2.10", "1.77", "–", "–", "0", "–"],
+        "FusionX-Net": ["3", "2.10", "1.77", "320", "76", "500", "0.012", "512"],
+        "same encoder, untrained": ["3", "2.10", "1.77", "–", "–", "0", "–", "512"],
     }
 
 

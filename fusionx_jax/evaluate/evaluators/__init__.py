@@ -2,8 +2,14 @@
 
 from fusionx_jax.evaluate.evaluators.base import EVALUATORS, Evaluator, Problem, Scored, Source, register
 from fusionx_jax.evaluate.evaluators.cover import RidgeCover
+from fusionx_jax.evaluate.evaluators.forest import RandomForest
 from fusionx_jax.evaluate.evaluators.knn import NearestNeighbors
-from fusionx_jax.evaluate.evaluators.probe import LinearProbe, LinearProbeEach, LinearProbeValidation
+from fusionx_jax.evaluate.evaluators.probe import (
+    LinearProbe,
+    LinearProbeApart,
+    LinearProbeEach,
+    LinearProbeValidation,
+)
 from fusionx_jax.evaluate.evaluators.segment import SegmentDecoder, SegmentLinear
 from fusionx_jax.evaluate.evaluators.train import FineTuning, FromScratch
 
@@ -12,8 +18,10 @@ __all__ = ["EVALUATORS", "Evaluator", "Problem", "Scored", "Source", "register"]
 for _evaluator in (
     LinearProbe(),
     LinearProbeEach(),
+    LinearProbeApart(),
     LinearProbeValidation(),
     NearestNeighbors(),
+    RandomForest(),
     FineTuning(),
     FromScratch(),
     RidgeCover(),

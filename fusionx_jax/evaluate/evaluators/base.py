@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from fusionx_jax.contract import Contract
 from fusionx_jax.encoder import Encoder
 from fusionx_jax.errors import InputError
+from fusionx_jax.evaluate.features import images
 from fusionx_jax.evaluate.labels import Labels
 from fusionx_jax.evaluate.records import CellKey, ModalitySet
 from fusionx_jax.prepared import sets
@@ -38,6 +39,11 @@ class Source:
     each: Callable[[str], np.ndarray] | None
     encoder: Encoder
     trainable: bool = True
+
+    @property
+    def images(self) -> list[str]:
+        """The features of a tile that the encoder reads."""
+        return images(self.modalities.available, self.encoder.acquisitions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +134,11 @@ class Evaluator(abc.ABC):
         Raises:
           InputError: with the key, its value and what is expected.
         """
-        del config
+        if self.selects_on_validation and config.get("folds", 0):
+            raise InputError(
+                f"The evaluator {self.name!r} selects hyperparameters on the val split, and evaluate.folds is "
+                f"{config.folds}: folds leave none. Leave it out of evaluate.evaluators and evaluate.baselines."
+            )
         if contract is not None and self.selects_on_validation and not contract.splits.get("val"):
             raise InputError(
                 f"The evaluator {self.name!r} selects hyperparameters on the val split, but {contract.name} has none; "

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate.evaluators.base import Evaluator, Problem, Scored, Source
 from fusionx_jax.evaluate.features import standardize
 from fusionx_jax.evaluate.numerics import logistic, ridge
@@ -25,7 +24,7 @@ class RidgeCover(Evaluator):
         train, test = standardize(source.features("train"), source.features(problem.score_split))
         training = f"{self.label}; regularization by {config.cv_folds}-fold cross-validation inside the labels"
         for key in keys:
-            members = _labeled(problem, key)
+            members = problem.subsets[key]
             folds = logistic.fold_numbers(
                 shares[members] > 0, config.cv_folds, np.random.default_rng([key.seed, len(members)])
             )
@@ -33,19 +32,3 @@ class RidgeCover(Evaluator):
                 train[members], shares[members], folds, np.array(sorted(config.regularization)), test
             )
             yield [Scored(key, predicted, f"{selected:.3g}", training)]
-
-
-def _labeled(problem: Problem, key: CellKey) -> np.ndarray:
-    """The tiles of a subset that hold a labeled pixel.
-
-    Raises:
-      InputError: fewer than two do.
-    """
-    members = problem.subsets[key]
-    members = members[np.isfinite(problem.labels.targets["train"][members]).all(1)]
-    if len(members) < 2:
-        raise InputError(
-            f"Task {problem.labels.name}: of the tiles of label subset {key.seed} with {key.budget.title} of the "
-            f"labels, {len(members)} hold a labeled pixel; a regression needs 2. Use a larger fraction or more data."
-        )
-    return members

@@ -120,6 +120,19 @@ class LinearProbeEach(LinearProbe):
         return np.concatenate([source.features(split), source.each(split)], axis=1)
 
 
+class LinearProbeApart(LinearProbe):
+    """A probe on the features of each modality encoded alone, side by side: what fusion must beat."""
+
+    name = "linear_probe_apart"
+    label = "linear probe, modalities encoded alone"
+    in_figures = False
+    needs_each = True
+
+    def features(self, source: Source, split: str) -> np.ndarray:
+        assert source.each is not None, "planned for sources with features of each modality only"
+        return source.each(split)
+
+
 class LinearProbeValidation(LinearProbe):
     """A probe whose regularization is selected on the whole validation split."""
 

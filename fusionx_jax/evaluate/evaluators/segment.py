@@ -36,7 +36,7 @@ class SegmentLinear(Evaluator):
         settings, labels = problem.config.segmentation, problem.labels
         trainer = segmentation.HeadTrainer(
             source.encoder,
-            batches.DeviceReader(problem.prepared, [*source.modalities.available, labels.feature]),
+            batches.DeviceReader(problem.prepared, [*source.images, labels.feature]),
             labels.feature,
             len(labels.classes),
             segmentation.Settings.from_config(settings),

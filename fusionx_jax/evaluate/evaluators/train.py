@@ -63,7 +63,7 @@ class FineTuning(Evaluator):
         config, labels = self.training_settings(problem.config), problem.labels
         trainer = label_training.LabelTrainer(
             source.encoder,
-            batches.DeviceReader(problem.prepared, source.modalities.available),
+            batches.DeviceReader(problem.prepared, source.images),
             label_training.Task(labels.kind, labels.targets),
             label_training.Settings.from_config(config),
             pooling=problem.config.pooling,

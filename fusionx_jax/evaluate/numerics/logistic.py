@@ -132,6 +132,7 @@ def _fit_vmapped(
     """All seeds in one program."""
     count = subsets.shape[1]
     rows = _round_up(count, 1024) - count
+    test_rows = _round_up(len(test_features), 256) - len(test_features)  # folds differ in size and share a program
     columns = _round_up(features.shape[1], 256) - features.shape[1]
 
     def widen(x: np.ndarray) -> Array:
@@ -145,14 +146,15 @@ def _fit_vmapped(
         jnp.pad(jnp.asarray(targets[subsets], jnp.float32), ((0, 0), (0, rows), (0, 0))),
         jnp.pad(jnp.asarray(folds), ((0, 0), (0, rows))),
         limits.regularization,
-        widen(test_features),
+        jnp.pad(widen(test_features), ((0, test_rows), (0, 0))),
         *select,
         jnp.int32(count),
         jnp.int32(limits.max_iterations),
         num_folds=limits.num_folds,
         softmax=limits.softmax,
     )
-    return Fit(*(np.asarray(o) for o in out))
+    fits = Fit(*(np.asarray(o) for o in out))
+    return fits._replace(scores=fits.scores[:, : len(test_features)])
 
 
 def _fit_in_turn(
