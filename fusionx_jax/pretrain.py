@@ -20,7 +20,7 @@ from fusionx_jax.training import workdir as workdir_lib
 from fusionx_jax.training.experiment import Experiment, check_trace, make_experiment
 from fusionx_jax.training.loop import Loop, StopSignals
 from fusionx_jax.training.metric_log import MetricLog
-from fusionx_jax.training.state import TrainState, abstract_state, fresh_state, layout
+from fusionx_jax.training.state import TrainState, abstract_state, fresh_state, layout, training_features
 from fusionx_jax.training.step import jit_step
 
 
@@ -113,7 +113,7 @@ def device_batches(experiment: Experiment, start: int) -> pipeline.DeviceBatches
     host_batches = pipeline.host_batches(
         experiment.prepared,
         "train",
-        config.modalities,
+        training_features(config, experiment.prepared.contract),
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start,

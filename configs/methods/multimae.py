@@ -17,7 +17,12 @@ from configs import methods
 
 def get_config(options: str = "") -> ConfigDict:
     """`options` is the name of the base config."""
-    c = methods.plain(options, "multimae")
+    return named(options, "multimae")
+
+
+def named(base: str, method: str) -> ConfigDict:
+    """The config of the method of that name, on a base."""
+    c = methods.plain(base, method)
     c.model.cross_attention = "decoder"
     c.model.decoder_context = "all"
     c.masking = "dirichlet"

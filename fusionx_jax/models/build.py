@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from fusionx_jax import masking
 from fusionx_jax.contract import ModalityContract
 from fusionx_jax.errors import InputError
-from fusionx_jax.models import fusionx, network, peers
+from fusionx_jax.models import fusionx, layers, network, peers
 from fusionx_jax.models.network import Network, Traits
 from fusionx_jax.registry import Registry
 
@@ -20,6 +20,7 @@ NETWORKS: Registry[type[Network]] = Registry("network (model.family)")
 NETWORKS.register("fusionx", fusionx.FusionX)
 NETWORKS.register("stacked", peers.StackedMAE)
 NETWORKS.register("croma", peers.Croma)
+NETWORKS.register("separate", peers.SeparateMAE)
 NETWORKS.register("contrastive", peers.Contrastive)
 NETWORKS.register("resnet", peers.ResNet)
 
@@ -61,10 +62,21 @@ def make_model(config: ConfigDict, data: Mapping[str, ModalityContract]) -> Netw
         "size": size,
         "target": config.target,
         "own_depth": int(size.depth * model.own_share),
+        "contrast_views": contrasts_views(config),
     }
     return family(  # type: ignore[call-arg]  # a Flax module: its field `config` makes the constructor
         family.config_class(**{**{k: v for k, v in model.items() if k in fields}, **derived})
     )
+
+
+def contrasts_views(config: ConfigDict) -> bool:
+    """Whether two views of every tile are contrasted."""
+    return "contrast" in config and config.contrast.get("views", 0.0) > 0
+
+
+def view_projector(config: network.NetworkConfig) -> layers.Projector:
+    """What maps the joint tokens of a view to its embedding; its parameters are "views" beside the network's."""
+    return layers.Projector(config.size.width, jnp.dtype(config.dtype))
 
 
 def check_traits(config: ConfigDict) -> None:
@@ -97,4 +109,8 @@ def init_params(model: Network, key: jax.Array, side: int | None = None) -> PyTr
     masks = masking.Consistent()(
         jax.random.key(0), 1, dict.fromkeys(images, grid), dict.fromkeys(images, max(1, grid[0] ** 2 // 2))
     )
-    return model.init(key, images, masks)["params"]
+    params = model.init(key, images, masks)["params"]
+    if model.config.contrast_views:
+        pooled = jnp.zeros((1, model.config.size.width))
+        params = {**params, "views": view_projector(model.config).init(jax.random.fold_in(key, 1), pooled)["params"]}
+    return params

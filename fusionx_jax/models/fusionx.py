@@ -214,7 +214,7 @@ class FusionX(nn.Module):
             for n in images:
                 encoded = self.encoder.fuse({n: alone[n]}, ok)
                 embedded[n] = self.projectors[n](layers.average(encoded.groups[n], ok[n]))
-        return layers.Output(self.decoder(tokens.groups, masks, positions, self.config.outputs), embedded)
+        return layers.Output(self.decoder(tokens.groups, masks, positions, self.config.outputs), embedded, tokens)
 
     def encode(self, images: Images, masks: Masks | None = None, has_data: HasData | None = None) -> layers.Tokens:
         """Class token and tokens by modality; see `Network.encode`."""

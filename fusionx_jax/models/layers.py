@@ -48,10 +48,12 @@ class Output(NamedTuple):
     Attributes:
       predicted: P*P*C pixels of every hidden patch, in the order of `Mask.hidden` (twice as many for target "both").
       embedded: embedding of each example, for InfoNCE.
+      tokens: what the encoder gives for the visible patches; None where the network has no such pass.
     """
 
     predicted: dict[str, Float[Array, "batch _hidden _pixels"]]
     embedded: dict[str, Float[Array, "batch _dim"]]
+    tokens: "Tokens | None" = None
 
 
 class Tokens(NamedTuple):
@@ -177,6 +179,12 @@ def see(
             patches = jnp.take_along_axis(patches, index[..., None], axis=1)
             out[name] = Seen(patches, jnp.take(codes, index, axis=0), masks[name].visible_ok)
     return out
+
+
+def joint_average(tokens: Tokens) -> Float[Array, "batch dim"]:
+    """Mean of the tokens in which the modalities are joined: the "fused" ones, or those of all groups."""
+    groups = {"fused": tokens.groups["fused"]} if "fused" in tokens.groups else tokens.groups
+    return jnp.stack([average(x, tokens.ok[n]) for n, x in groups.items()]).mean(0)
 
 
 def average(

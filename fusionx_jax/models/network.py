@@ -101,6 +101,7 @@ class NetworkConfig:
       decoder_context: modalities whose encoded tokens a decoder attends to, one of DECODER_CONTEXT.
       drop_path: rate of stochastic depth.
       contrastive: each modality is also encoded alone and embedded, for InfoNCE.
+      contrast_views: two views of a tile are embedded and contrasted; see `build.init_params`.
       own_depth: blocks of each modality before the fusion block, out of `size.depth`.
       remat: which activations of a block are recomputed in the backward pass, a key of `layers.REMAT`.
       unroll: blocks per iteration of the scans over blocks; 0: by backend (`layers.scan_unroll`).
@@ -115,6 +116,7 @@ class NetworkConfig:
     decoder_context: str = "others"
     drop_path: float = 0.0
     contrastive: bool = False
+    contrast_views: bool = False
     own_depth: int = 0
     remat: str = "none"
     unroll: int = 0

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from fusionx_jax.masking import Mask
 from fusionx_jax.models import fusionx, layers, network
 from fusionx_jax.models.network import HasData, Images, Masks, Traits
 from fusionx_jax.models.positions import sincos_positions
@@ -27,6 +28,13 @@ def stack(images: Images, config: network.NetworkConfig) -> Float[Array, "batch 
 
 def _any(has_data: HasData) -> Bool[Array, "batch _patches"]:
     return jnp.stack(list(has_data.values())).any(0)
+
+
+def _one_mask(masks: Masks) -> Mask:
+    """The mask of the stack, from masks that hide the same patches; a position has data where any modality has."""
+    mask = next(iter(masks.values()))
+    known = [m.visible_ok for m in masks.values() if m.visible_ok is not None]
+    return mask._replace(visible_ok=jnp.stack(known).any(0)) if known else mask
 
 
 class StackedMAE(nn.Module):
@@ -54,23 +62,18 @@ class StackedMAE(nn.Module):
     def __call__(self, images: Images, masks: Masks) -> layers.Output:
         """Predicts the hidden patches of every modality; the masks must be the same for all of them."""
         config = self.config
-        mask = next(iter(masks.values()))
-        if mask.visible_ok is not None:  # a position has data where any modality has
-            mask = mask._replace(
-                visible_ok=jnp.stack([m.visible_ok for m in masks.values() if m.visible_ok is not None]).any(0)
-            )
+        mask = _one_mask(masks)
         tokens = self._encode(images, {"stacked": mask}, None)
         grid = layers.grid(next(iter(images.values())), config.patch_size)
         positions = {"stacked": sincos_positions(*grid, config.size.decoder_width)}
         sizes = list(config.outputs.values())
         predicted = self.decoder(tokens.groups, {"stacked": mask}, positions, {"stacked": sum(sizes)})["stacked"]
         parts = jnp.split(predicted, np.cumsum(sizes)[:-1].tolist(), axis=-1)
-        return layers.Output(dict(zip(config.outputs, parts)), {})
+        return layers.Output(dict(zip(config.outputs, parts)), {}, tokens)
 
     def encode(self, images: Images, masks: Masks | None = None, has_data: HasData | None = None) -> layers.Tokens:
         """Tokens of the stacked image, one group."""
-        del masks
-        return self._encode(images, None, has_data)
+        return self._encode(images, None if masks is None else {"stacked": _one_mask(masks)}, has_data)
 
     def _encode(self, images: Images, masks: Masks | None, has_data: HasData | None) -> layers.Tokens:
         config = self.config
@@ -207,10 +210,10 @@ class _CromaHead(nn.Module):
             n: layers.linear(layers.take_hidden(sequence, masks[n]), width, f"head_{n}", dtype).astype(jnp.float32)
             for n, width in c.outputs.items()
         }
-        return layers.Output(predicted, _project(c, tokens))
+        return layers.Output(predicted, _project(c, tokens), tokens)
 
 
-class ContrastiveEncoder(nn.Module):
+class SeparateEncoder(nn.Module):
     """An encoder of full depth per modality, without interaction between them."""
 
     config: network.NetworkConfig
@@ -223,6 +226,40 @@ class ContrastiveEncoder(nn.Module):
         ok = {n: seen[n].ok for n in available}
         averages = [layers.average(tokens[n], ok[n]) for n in available]
         return layers.Tokens(jnp.stack(averages).mean(0), tokens, ok)
+
+
+class SeparateMAE(nn.Module):
+    """A masked autoencoder (arXiv 2111.06377) for each modality, in one network without interaction: what two networks
+    give whose features are set side by side.
+
+    Encoders have the depth of every other network here, decoders its width and depth.
+    """
+
+    config: network.NetworkConfig
+    traits: ClassVar[Traits] = Traits()
+    config_class: ClassVar[type[network.NetworkConfig]] = network.NetworkConfig
+
+    def setup(self) -> None:
+        self.encoder = SeparateEncoder(self.config)
+        self.decoder = fusionx.Decoder(dataclasses.replace(self.config, cross_attention="none"))
+
+    def __call__(self, images: Images, masks: Masks) -> layers.Output:
+        """Predicts the hidden patches of each modality from its own visible ones."""
+        c = self.config
+        seen = layers.see(images, {n: masks[n] for n in images}, None, c.patch_size, c.size.width)
+        tokens = self.encoder(seen)
+        grids = {n: layers.grid(next(iter(images.values())), c.patch_size) for n in masks}
+        positions = {n: sincos_positions(*g, c.size.decoder_width) for n, g in grids.items()}
+        return layers.Output(self.decoder(tokens.groups, masks, positions, c.outputs), {}, tokens)
+
+    def encode(self, images: Images, masks: Masks | None = None, has_data: HasData | None = None) -> layers.Tokens:
+        """Tokens of every available modality, each from its own encoder."""
+        return self.encoder(layers.see(images, masks, has_data, self.config.patch_size, self.config.size.width))
+
+    @nn.nowrap
+    def layer_groups(self, params: PyTree) -> network.LayerGroups:
+        """The modalities' encoders, which share no parameters."""
+        return network.make_groups(_encoder_distances(self.config, params, 0))
 
 
 class Contrastive(nn.Module):
@@ -240,7 +277,7 @@ class Contrastive(nn.Module):
     config_class: ClassVar[type[network.NetworkConfig]] = network.NetworkConfig
 
     def setup(self) -> None:
-        self.encoder = ContrastiveEncoder(self.config)
+        self.encoder = SeparateEncoder(self.config)
         self.head = _ContrastiveHead(self.config)
 
     def __call__(self, images: Images, masks: Masks) -> layers.Output:

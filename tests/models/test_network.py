@@ -12,6 +12,9 @@ CONFIG = network.NetworkConfig((("s1", 2), ("s2", 3)), 4, network.Size(16, 4, 2,
 
 # Distance of each part of the encoder from its last block; a list has a number per scanned block.
 FUSION = {"fusion_norm_s1", "fusion_s1", "fusion_norm_s2", "fusion_s2", "fusion_mlp_norm", "fusion_mlp", "class_token"}
+SEPARATE = {
+    f"own_{n}/{part}": d for n in ("s1", "s2") for part, d in (("blocks", [4, 3, 2, 1, 0]), ("norm", 0), ("embed", 5))
+}
 EXPECTED = {
     "fusionx": (
         {"own_depth": 3},
@@ -24,11 +27,8 @@ EXPECTED = {
         {"cross": [1, 0], "cross_norm": 0, "own_s1/blocks": [4, 3, 2], "own_s1/norm": 2, "own_s1/embed": 7,
          "own_s2/blocks": [6, 5, 4, 3, 2], "own_s2/norm": 2, "own_s2/embed": 7},
     ),
-    "contrastive": (
-        {},
-        {f"own_{n}/{part}": d for n in ("s1", "s2")
-         for part, d in (("blocks", [4, 3, 2, 1, 0]), ("norm", 0), ("embed", 5))},
-    ),
+    "separate": ({}, SEPARATE),
+    "contrastive": ({}, SEPARATE),
     "resnet": (
         {},
         {"norm": 0, "stem": 6, "stage0_block0": 5, "stage0_block1": 4, "stage1_block0": 3, "stage1_block1": 2,

@@ -37,7 +37,13 @@ def run(family, method="__call__", **changes):
     return functools.partial(jax.jit(functools.partial(model.apply, method=method)), params)
 
 
-CASES = [("stacked", {}), ("croma", {}), ("contrastive", {}), ("fusionx", {"contrastive": True, "own_depth": 1})]
+CASES = [
+    ("stacked", {}),
+    ("separate", {}),
+    ("croma", {}),
+    ("contrastive", {}),
+    ("fusionx", {"contrastive": True, "own_depth": 1}),
+]
 
 
 @pytest.mark.parametrize(("family", "changes"), CASES)
@@ -53,7 +59,7 @@ def test_every_parameter_of_a_pretrained_method_has_a_gradient(family, changes):
     assert not [jax.tree_util.keystr(path) for path, g in gradients if not np.abs(g).max() > 0]
 
 
-@pytest.mark.parametrize("family", ["stacked", "croma"])
+@pytest.mark.parametrize("family", ["stacked", "croma", "separate"])
 def test_predictions_have_every_hidden_patch_and_hidden_pixels_do_not_reach_them(family):
     _, _, images, masks = made(family)
     out = run(family)(images, masks).predicted
@@ -75,6 +81,16 @@ def test_radar_meets_optical_in_cromas_cross_encoder_alone():
     alone = run("croma", "encode")({"s2": images["s2"]})
     assert set(alone.groups) == {"s2"}  # absent radar leaves no joint tokens
     assert np.allclose(alone.groups["s2"], before.groups["s2"], atol=1e-5)
+
+
+def test_separate_autoencoders_never_meet():
+    _, _, images, masks = made("separate")
+    other = {**images, "s2": images["s2"] + 1.0}
+    for before, after in ((run("separate")(i, masks) for i in (images, other)),):
+        assert np.allclose(before.predicted["s1"], after.predicted["s1"])
+        assert not np.allclose(before.predicted["s2"], after.predicted["s2"], atol=1e-3)
+    alone = run("separate", "encode")({"s1": images["s1"]})
+    assert np.allclose(alone.groups["s1"], run("separate", "encode")(images).groups["s1"], atol=1e-5)
 
 
 def test_contrasted_sensors_never_meet():
