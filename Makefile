@@ -17,7 +17,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 PAPER := $(RUNS)/paper_cpu
 SWEEP = $(BIN)/python -m experiments.label_sweep --config=configs/paper_cpu.py --dataset=$(SIMULATED) --jobs=2
 
-.PHONY: help install demo paper-cpu paper-cpu-tuning test test-slow fuzz lint format clean
+.PHONY: help install demo paper-cpu paper-cpu-tuning real-cpu real-cpu-tuning test test-slow fuzz lint format clean
 
 help:
 	@echo "make demo       install into $(VENV), simulate, pretrain, evaluate; open $(DEMO)/report.html"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-slow  run the long tests: kills, several processes, the whole demo"
 	@echo "make fuzz       throw more than 10,000 generated bad inputs at every door"
 	@echo "make paper-cpu  the comparison of methods in experiments/results: a night on two cores; goes on where it was"
+	@echo "make real-cpu REAL=DIR  the comparison on real data: a night on two cores; goes on where it was"
 	@echo "make lint | format | clean"
 
 install: $(READY)
@@ -51,6 +52,13 @@ paper-cpu: $(READY)
 paper-cpu-tuning: $(READY)
 	$(BIN)/python -m data.prepare simulated --out=$(PREPARED) --num_tiles=10000
 	$(BIN)/python -m configs.paper_cpu tuning | xargs -L1 $(SWEEP) --workdir=$(PAPER)_tuning
+
+real-cpu: $(READY)
+	@test -d "$(REAL)" || { echo "make real-cpu REAL=DIR: DIR holds oscd and bigearthnet120, see data/oscd/README.md"; exit 2; }
+	$(BIN)/python -m experiments.real --raw=$(REAL) --workdir=$(RUNS)/real --prepared=$(PREPARED)/real
+
+real-cpu-tuning: $(READY)
+	$(BIN)/python -m experiments.real --raw=$(REAL) --workdir=$(RUNS)/real --prepared=$(PREPARED)/real --tuning
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

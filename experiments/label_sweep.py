@@ -5,6 +5,9 @@
 writes W/results.csv, differences.csv, labels_needed.csv and methods.csv. Run again, or with more methods, seeds or
 evaluators, it does only what is missing. Then `fusionx report --workdir=W` draws the figures and the page.
 
+With --train_on the weights are pretrained on another set than the one that is evaluated, and with --weights they are
+kept in a folder of their own, where comparisons on several sets share them.
+
 A method is a file of configs/methods/, with changes after slashes where an ablation wants them:
 `fusionx/masking=consistent/model.cross_attention=encoder`.
 """
@@ -30,6 +33,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=1, help="pretraining seeds (default 1)")
     parser.add_argument("--workdir", required=True, metavar="W", help="folder of the whole comparison")
     parser.add_argument("--dataset", required=True, metavar="DIR", help="prepared set to pretrain and evaluate on")
+    parser.add_argument("--train_on", default="", metavar="DIR", help="prepared set to pretrain on, if another")
+    parser.add_argument(
+        "--weights", default="", metavar="W", help="folder of the pretrainings, to share them between comparisons"
+    )
     parser.add_argument(
         "--jobs", type=int, default=1, help="runs at a time, each on its share of the cores (default 1)"
     )
@@ -44,9 +51,11 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--seeds is {args.seeds} and --jobs {args.jobs}; both must be at least 1.")
     args.workdir = os.path.abspath(args.workdir)
     args.dataset = remote.absolute(args.dataset)
+    args.train_on = args.train_on and remote.absolute(args.train_on)
+    args.weights = args.weights and os.path.abspath(args.weights)
     if args.only_seed is not None:
         run = sweep.Run(parse_method(args.methods), args.only_seed)
-        return sweep.run_one(args.config, run, args.workdir, args.dataset, overrides)
+        return sweep.run_one(args, run, overrides)
     return sweep.run_all(args, overrides)
 
 

@@ -18,9 +18,11 @@ from fusionx_jax.errors import InputError, RunError
 from fusionx_jax.evaluate import evaluation, measure, members, rows, settings
 from fusionx_jax.evaluate.evaluators import EVALUATORS
 from fusionx_jax.evaluate.records import Method, parse_method
+from fusionx_jax.evaluate.sources import BASELINES
 from fusionx_jax.evaluate.summary import summary
 from fusionx_jax.prepared import remote, sets
 
+_ELSEWHERE = ("train_on", "weights")  # options of pretraining on another set and in another folder
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -58,8 +60,9 @@ def load(base: str, method: Method, overrides: Sequence[str]) -> ConfigDict:
         if _from_scratch(evaluators):  # overrides of evaluators are for networks that have features without labels
             c.evaluate.evaluators = evaluators
         c.method = method.spec
-        # Baselines are methods of the sweep; band statistics need no network and are measured with the untrained one.
-        c.evaluate.baselines = ("band_statistics",) if method.name == "untrained" else ()
+        # Other baselines are methods of the sweep; statistics of the pixels are measured once, with the untrained one.
+        statistics = tuple(name for name in c.evaluate.baselines if not BASELINES[name].encodes)
+        c.evaluate.baselines = statistics if method.name == "untrained" else ()
     return c
 
 
@@ -68,18 +71,19 @@ def _from_scratch(evaluators: Sequence[str]) -> bool:
     return all(EVALUATORS[name].from_scratch for name in evaluators)
 
 
-def run_one(base: str, run: Run, workdir: str, dataset: str, overrides: Sequence[str]) -> int:
+def run_one(args: argparse.Namespace, run: Run, overrides: Sequence[str]) -> int:
     """Pretrains one method with one seed and measures its cells, as far as either is missing."""
-    c = load(base, run.method, overrides)
-    c.seed, c.dataset = run.seed, dataset
+    c = load(args.config, run.method, overrides)
+    c.seed, c.dataset = run.seed, args.train_on or args.dataset
     if run.seed:  # without pretraining, the seeds of label subsets are the only ones
         c.evaluate.baselines = ()
         c.evaluate.evaluators = tuple(x for x in c.evaluate.evaluators if not EVALUATORS[x].from_scratch)
-    member = members.member_workdir(workdir, run.method, run.seed)
-    status = pretrain.run(c, member)
+    member = members.member_workdir(args.workdir, run.method, run.seed)
+    weights = members.member_workdir(args.weights or args.workdir, run.method, run.seed)
+    status = pretrain.run(c, weights)
     if status:
         return status
-    opened = evaluation.open_evaluation(member, dataset, [], protocol=c)
+    opened = evaluation.open_evaluation(weights, args.dataset, [], protocol=c, results=member)
     measure.measure(opened)
     with files.replacing(os.path.join(member, members.MEMBER_FILE)) as f:
         f.write(members.to_json(members.describe(opened)))
@@ -148,7 +152,8 @@ def _keep_settings(
     before = _earlier(args.workdir)
     seeds = {m: before.methods.get(m, []) for m in [*before.methods, *methods]}
     seeds = {m: sorted({*kept, *(r.seed for r in runs if r.method == m)}) for m, kept in seeds.items()}
-    command = [f"--config={args.config}", f"--methods={args.methods}", f"--seeds={args.seeds}", *overrides]
+    elsewhere = [f"--{name}={value}" for name in _ELSEWHERE if (value := getattr(args, name))]
+    command = [f"--config={args.config}", f"--methods={args.methods}", f"--seeds={args.seeds}", *elsewhere, *overrides]
     content = {
         "dataset": remote.absolute(args.dataset),
         "methods": {m.spec: s for m, s in seeds.items()},
@@ -194,7 +199,8 @@ def _start(args: argparse.Namespace, overrides: Sequence[str], run: Run, slot: i
     os.makedirs(member, exist_ok=True)
     command = [
         sys.executable, "-m", "experiments.label_sweep", f"--config={args.config}", f"--methods={run.method.spec}",
-        f"--workdir={args.workdir}", f"--dataset={args.dataset}", f"--only_seed={run.seed}", *overrides,
+        f"--workdir={args.workdir}", f"--dataset={args.dataset}", f"--only_seed={run.seed}",
+        *(f"--{name}={value}" for name in _ELSEWHERE if (value := getattr(args, name))), *overrides,
     ]  # fmt: skip
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     share = len(cores) // args.jobs

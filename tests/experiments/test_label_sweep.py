@@ -1,9 +1,11 @@
+import argparse
 import csv
 import json
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +31,12 @@ COMPARED = (*QUICK, *EARLY, "--config.evaluate.modalities=('s1+s2',)")
 METHODS = ("fusionx", "fusionx/masking=consistent", "supervised_resnet", "untrained")
 
 
+def _args(workdir, dataset, **options):
+    return argparse.Namespace(
+        **{"config": BASE, "workdir": workdir, "dataset": dataset, "train_on": "", "weights": "", **options}
+    )
+
+
 @pytest.fixture(scope="module")
 def compared(simulated, tmp_path_factory):
     """A comparison of four methods, two of them with two seeds, made in this process."""
@@ -36,7 +44,7 @@ def compared(simulated, tmp_path_factory):
     seeds = {"fusionx": [0, 1], "untrained": [0, 1]}
     for method in METHODS:
         for seed in seeds.get(method, [0]):
-            assert sweep.run_one(BASE, sweep.Run(parse_method(method), seed), workdir, simulated, COMPARED) == 0
+            assert sweep.run_one(_args(workdir, simulated), sweep.Run(parse_method(method), seed), COMPARED) == 0
     with open(f"{workdir}/{members.SWEEP_FILE}", "w") as f:
         json.dump({"dataset": simulated, "methods": {m: seeds.get(m, [0]) for m in METHODS}}, f)
     members.write_tables(workdir)
@@ -65,6 +73,30 @@ def test_rows_hold_every_method_with_its_pretraining_seeds(compared):
     each = [found["fusionx", "", rows_lib.PRETRAINING, seed].value for seed in (0, 1)]
     assert whole["fusionx"].value == pytest.approx(np.mean(each), abs=1e-6)
     assert whole["supervised_resnet"].evaluator == "scratch"
+
+
+@pytest.mark.slow
+def test_comparisons_on_several_sets_share_weights(compared, simulated, tmp_path):
+    other = shutil.copytree(simulated, tmp_path / "other")
+    text = (other / "contract.json").read_text().replace('"name": "simulated"', '"name": "other"')
+    (other / "contract.json").write_text(text)
+    workdir = str(tmp_path / "second")
+    args = _args(workdir, str(other), train_on=simulated, weights=compared)
+    only_knn = [*COMPARED, "--config.evaluate.evaluators=('knn',)"]
+    log = Path(members.member_workdir(compared, Method("fusionx"), 0)) / "metrics.csv"
+    before = log.read_text()
+    assert sweep.run_one(args, sweep.Run(Method("fusionx"), 0), only_knn) == 0
+    assert log.read_text() == before
+    with open(f"{workdir}/{members.SWEEP_FILE}", "w") as f:
+        json.dump({"dataset": str(other), "methods": {"fusionx": [0]}}, f)
+    members.write_tables(workdir)
+    table = _table(workdir, "results.csv")
+    assert {(r["dataset"], r["evaluator"]) for r in table} == {("other", "knn")}
+    about = members.read_about(workdir, Method("fusionx"), 0)
+    assert members.weights_workdir(workdir, Method("fusionx"), about) == members.member_workdir(
+        compared, Method("fusionx"), 0
+    )
+    assert about.pairs_per_s > 0
 
 
 @pytest.mark.slow
@@ -121,7 +153,7 @@ def test_a_second_time_nothing_is_trained_or_measured(compared, simulated, monke
 
     monkeypatch.setattr(step, "train_step", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(measure._Scorer, "cell", lambda *_: pytest.fail("measured again"))
-    assert sweep.run_one(BASE, sweep.Run(parse_method("fusionx"), 0), compared, simulated, COMPARED) == 0
+    assert sweep.run_one(_args(compared, simulated), sweep.Run(parse_method("fusionx"), 0), COMPARED) == 0
 
 
 @pytest.mark.slow
