@@ -251,8 +251,8 @@ def check_params(saved: Saved, abstract_params: PyTree, part: bool = False) -> P
     needed = jax.tree.map(lambda x: tuple(x.shape), abstract_params)
     if jax.tree.leaves_with_path(stored, is_leaf=_is_shape) != jax.tree.leaves_with_path(needed, is_leaf=_is_shape):
         raise InputError(
-            f"The network described does not have the parameters of {saved.path}; model sizes, modalities, patch_size "
-            "and target must be those of the checkpoint."
+            f"The network described does not have the parameters of {saved.path}; model sizes, modalities, "
+            "patch_size, target, model.contrastive and whether contrast.views is 0 must be those of the checkpoint."
         )
     return metadata
 

@@ -74,9 +74,8 @@ def measure(evaluation: Evaluation, with_earlier: bool = False) -> dict[Group, d
                 kept = _current(store.read(w.group), w.trials)
             out[w.group] = {key: kept[key] for key in w.keys}
     if with_earlier:
-        by_task = tasks
         for group, cells in store.read_all().items():
-            current = _current(cells, by_task[group.task]) if group.task in by_task else {}
+            current = _current(cells, tasks[group.task]) if group.task in tasks else {}
             fresh = {key: cell for key, cell in current.items() if not stale_metrics(cell)}
             if group not in out and fresh:
                 out[group] = fresh
