@@ -65,11 +65,3 @@ def get_config(options: str = "") -> ConfigDict:
     e.bootstrap = 1000
     e.regularization = demo.get_config().evaluate.regularization
     return c
-
-
-if __name__ == "__main__":  # for the Makefile
-    import shlex
-    import sys
-
-    for name, arguments in TUNING if sys.argv[1:] == ["tuning"] else SWEEPS:
-        print(shlex.join([name, *arguments]))

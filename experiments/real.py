@@ -55,7 +55,8 @@ def main(argv: list[str]) -> int:
     args, overrides = parser.parse_known_args(argv)
     if not os.path.isdir(args.raw):
         raise InputError(f"There is no folder {args.raw}; --raw must name the folder with oscd and bigearthnet120.")
-    workdir = os.path.join(args.workdir, "tuning") if args.tuning else args.workdir
+    args.raw, args.prepared = os.path.abspath(args.raw), os.path.abspath(args.prepared)
+    workdir = os.path.abspath(os.path.join(args.workdir, "tuning") if args.tuning else args.workdir)
     trained_on = _prepare(args, TRAINING)
     for name, arguments in real.TUNING if args.tuning else real.SWEEPS:
         chosen = [*arguments, *([f"--methods={args.methods}"] if args.methods else [])]
@@ -75,10 +76,9 @@ def _prepare(args: argparse.Namespace, prepared: Prepared) -> str:
     """The directory of a prepared set, which is prepared if it is not there."""
     name, *options = prepared.arguments
     out = os.path.join(args.prepared, prepared.folder)
-    directory = os.path.abspath(os.path.join(out, prepared.name, "1.0.0"))
+    directory = os.path.join(out, prepared.name, "1.0.0")
     if not os.path.exists(os.path.join(directory, "contract.json")):
-        _run(["data.prepare", name, f"--raw={os.path.abspath(os.path.join(args.raw, prepared.raw))}", *options,
-              f"--out={os.path.abspath(out)}"])  # fmt: skip
+        _run(["data.prepare", name, f"--raw={os.path.join(args.raw, prepared.raw)}", *options, f"--out={out}"])
     return directory
 
 
@@ -88,15 +88,9 @@ def _run(arguments: Sequence[str]) -> None:
     Raises:
       RunError: it failed.
     """
-    absolute = [a if not a.startswith(("--workdir=", "--weights=")) else _absolute(a) for a in arguments]
-    status = subprocess.run([sys.executable, "-m", *absolute], cwd=ROOT).returncode
+    status = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT).returncode
     if status:
         raise RunError(f"{' '.join(arguments[:2])} ended with status {status}; run the same command again to resume.")
-
-
-def _absolute(argument: str) -> str:
-    key, _, path = argument.partition("=")
-    return f"{key}={os.path.abspath(path)}"
 
 
 if __name__ == "__main__":

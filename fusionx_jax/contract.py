@@ -92,6 +92,11 @@ def acquisition(modality: str, number: int) -> str:
     return f"{modality}@{number + 1}" if number else modality
 
 
+def images(modalities: Iterable[str], acquisitions: int) -> list[str]:
+    """The features of a tile that hold the given modalities at the first `acquisitions` dates."""
+    return [acquisition(name, i) for i in range(acquisitions) for name in modalities]
+
+
 @dataclasses.dataclass(frozen=True)
 class Contract:
     """Description of a data set. See the module docstring.

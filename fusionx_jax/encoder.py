@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +99,14 @@ class Encoder:
         return digest.hexdigest()[:16]
 
 
+_Values = TypeVar("_Values", Array, np.ndarray)
+
+
+def comparison(first: _Values, second: _Values) -> list[_Values]:
+    """What is read of the values at two dates: both, their absolute difference and their product."""
+    return [first, second, abs(second - first), first * second]
+
+
 def compare(first: layers.Tokens, second: layers.Tokens) -> layers.Tokens:
     """Tokens of two dates as one: both, their absolute difference and their product, side by side.
 
@@ -106,8 +114,7 @@ def compare(first: layers.Tokens, second: layers.Tokens) -> layers.Tokens:
     """
 
     def both(a: Array, b: Array) -> Array:
-        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-        return jnp.concatenate([a, b, jnp.abs(b - a), a * b], axis=-1)
+        return jnp.concatenate(comparison(a.astype(jnp.float32), b.astype(jnp.float32)), axis=-1)
 
     ok: dict[str, Array | None] = {}
     for name, known in first.ok.items():

@@ -9,10 +9,9 @@ import argparse
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from data.paired_scenes import builder as scenes
-from data.paired_scenes.files import find_scenes
 from data.paired_scenes.spec import RasterSpec, Spec, SplitSpec, read_spec
 from data.source import Description, LeftOut
 from fusionx_jax import modalities
@@ -49,20 +48,20 @@ def make_source(args: argparse.Namespace) -> "Oscd":
       InputError: the folder holds another layout, or an option is out of range.
     """
     scenes.check_folder(args.raw)
-    spec = _of_cities(read_spec(_SPEC), args.raw)
+    spec = read_spec(_SPEC)
     if args.s2_bands:
         spec = _with_bands(spec, [b for b in args.s2_bands.split(",") if b])
     if args.split == "block":
         if args.block < 1:
             raise InputError(f"--block is {args.block}; it is a number of tiles, at least 1.")
         spec = dataclasses.replace(spec, split=SplitSpec(by="block", block=args.block))
-    tiles = scenes.scenes_of(spec, args)
+    found = scenes.find(spec, args)
+    tiles = scenes.list_tiles(_of_cities(spec, found.scenes), found, args)
     return Oscd(tiles, {city: _acquired(list(paths.values())) for city, paths in tiles.scenes.items()})
 
 
-def _of_cities(spec: Spec, raw: str) -> Spec:
+def _of_cities(spec: Spec, cities: Collection[str]) -> Spec:
     """The spec with the groups and splits of the cities that are there."""
-    cities = find_scenes(spec, os.path.abspath(raw), skip_incomplete=True).scenes
     groups = {name: tuple(c for c in members if c in cities) for name, members in spec.groups.items()}
     lists = {s: tuple(c for c in members if c in cities) for s, members in spec.split.scenes.items()}
     split = dataclasses.replace(spec.split, scenes=lists)

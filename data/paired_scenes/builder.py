@@ -39,7 +39,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from data.paired_scenes.files import Paths, find_scenes
+from data.paired_scenes.files import Found, Paths, find_scenes
 from data.paired_scenes.footprints import place_scenes
 from data.paired_scenes.scenes import Scene, check_scene, open_scene
 from data.paired_scenes.spec import LabelSpec, Spec, read_spec
@@ -94,7 +94,8 @@ def make_source(args: argparse.Namespace) -> "PairedScenes":
       InputError: a file or the YAML is missing or wrong; the message names it.
     """
     check_folder(args.raw)
-    return scenes_of(read_spec(args.spec or os.path.join(args.raw, "scenes.yaml")), args)
+    spec = read_spec(args.spec or os.path.join(args.raw, "scenes.yaml"))
+    return list_tiles(spec, find(spec, args), args)
 
 
 def check_folder(raw: str) -> None:
@@ -103,17 +104,26 @@ def check_folder(raw: str) -> None:
         raise InputError(f"There is no folder {raw}; --raw must name the folder that holds the scenes.")
 
 
-def scenes_of(spec: Spec, args: argparse.Namespace) -> "PairedScenes":
-    """Finds the scenes of `spec` and lists their usable tiles, with the options of `args` (all but `spec`).
+def find(spec: Spec, args: argparse.Namespace) -> Found:
+    """The scenes of `spec`.
 
     Raises:
-      InputError: as `make_source`.
+      InputError: an option is out of range, or as `find_scenes`.
     """
     if args.tile_size < 8:
         raise InputError(f"--tile_size is {args.tile_size}; tiles of at least 8 pixels are needed.")
     if not 0 <= args.most_missing < 1:
         raise InputError(f"--most_missing is {args.most_missing:g}; it is a share of pixels, from 0 to below 1.")
-    scenes, incomplete = find_scenes(spec, os.path.abspath(args.raw), args.skip_incomplete)
+    return find_scenes(spec, os.path.abspath(args.raw), args.skip_incomplete)
+
+
+def list_tiles(spec: Spec, found: Found, args: argparse.Namespace) -> "PairedScenes":
+    """Lists the usable tiles of scenes, with the options of `args` (all but `spec`).
+
+    Raises:
+      InputError: as `make_source`.
+    """
+    scenes, incomplete = found
     usable: list[Tile] = []
     sparse: list[LeftOut] = []
     label_values: collections.Counter[float] = collections.Counter()

@@ -175,15 +175,25 @@ def paired_sides(ours: Sequence[Cells], theirs: Sequence[Cells], budget: LabelBu
     return (_Side(ours, our_seeds), _Side(theirs, their_seeds)) if our_seeds else None
 
 
+class Paired(NamedTuple):
+    """Two means over the same label subsets, and the first minus the second with its paired 95 % interval."""
+
+    ours: float
+    theirs: float
+    gap: Interval
+    num_subsets: int
+
+
 def paired_difference(
     ours: Sequence[Cells], theirs: Sequence[Cells], budget: LabelBudget, metric: MetricKey
-) -> tuple[Interval, int] | None:
-    """The difference of two means with its paired 95 % interval, and how many label subsets both sides share."""
+) -> Paired | None:
+    """The means of both sides and their paired difference; None without a label subset that both have."""
     sides = paired_sides(ours, theirs, budget)
     if sides is None:
         return None
     left, right = (side.means(budget, metric) for side in sides)
-    return Interval(*numerics.percentiles(left - right)), len(sides[0].seeds)
+    gap = Interval(*numerics.percentiles(left - right))
+    return Paired(float(left[0]), float(right[0]), gap, len(sides[0].seeds))
 
 
 def differences(measured: Measured, reference: Method = REFERENCE) -> Iterator[Difference]:
@@ -201,11 +211,11 @@ def differences(measured: Measured, reference: Method = REFERENCE) -> Iterator[D
             paired = paired_difference(ours, theirs, budget, metric)
             if paired is None:
                 continue
-            gap, subsets = paired
+            gap = paired.gap
             yield Difference(
                 **_identity(group, pretrainings), label=budget.name, kind=kind, metric=metric.name,
                 reference_evaluator=counterpart, reference_minus_method=gap.value, ci_low=gap.low, ci_high=gap.high,
-                reference=gap.verdict, num_subsets=subsets, num_pretrainings=len(theirs),
+                reference=gap.verdict, num_subsets=paired.num_subsets, num_pretrainings=len(theirs),
                 reference_pretrainings=len(ours), score_split=_score_split(theirs),
             )  # fmt: skip
 
@@ -220,15 +230,14 @@ def ablations(measured: Measured) -> Iterator[Ablation]:
         variant, method = (_cells([p for p in side if p.seed in both]) for side in (pretrainings, base))
         kind, metric = _main_metric(variant)
         for budget in _budgets(variant):
-            sides = paired_sides(variant, method, budget)
-            if sides is None:
+            paired = paired_difference(variant, method, budget, metric)
+            if paired is None:
                 continue
-            left, right = (side.means(budget, metric) for side in sides)
-            gap = Interval(*numerics.percentiles(left - right))
+            gap = paired.gap
             yield Ablation(
                 **_identity(group, pretrainings), label=budget.name, kind=kind, metric=metric.name,
-                value=float(left[0]), method_value=float(right[0]), variant_minus_method=gap.value, ci_low=gap.low,
-                ci_high=gap.high, num_subsets=len(sides[0].seeds), num_pretrainings=len(both),
+                value=paired.ours, method_value=paired.theirs, variant_minus_method=gap.value, ci_low=gap.low,
+                ci_high=gap.high, num_subsets=paired.num_subsets, num_pretrainings=len(both),
                 score_split=_score_split(variant),
             )  # fmt: skip
 
@@ -252,16 +261,15 @@ def fusion_gains(measured: Measured) -> Iterator[FusionGain]:
             if apart and budget in _budgets(_cells(apart)):
                 others[APART] = _cells(apart)
             for name, theirs in others.items():
-                sides = paired_sides(ours, theirs, budget)
-                if sides is None:
+                paired = paired_difference(ours, theirs, budget, metric)
+                if paired is None:
                     continue
-                left, right = (side.means(budget, metric) for side in sides)
-                gap = Interval(*numerics.percentiles(left - right))
+                gap = paired.gap
                 yield FusionGain(
                     **_identity(group, pretrainings), against=name, label=budget.name, kind=kind, metric=metric.name,
-                    together=float(left[0]), other=float(right[0]), gain=gap.value, ci_low=gap.low, ci_high=gap.high,
+                    together=paired.ours, other=paired.theirs, gain=gap.value, ci_low=gap.low, ci_high=gap.high,
                     synergy=rows.join_names(_synergy(ours, known, budget) if name != APART else ()),
-                    num_subsets=len(sides[0].seeds), num_pretrainings=len(ours), score_split=_score_split(ours),
+                    num_subsets=paired.num_subsets, num_pretrainings=len(ours), score_split=_score_split(ours),
                 )  # fmt: skip
 
 
@@ -278,7 +286,7 @@ def _synergy(ours: Sequence[Cells], single: Mapping[str, Sequence[Cells]], budge
     out = []
     for key in keys:
         gaps = [paired_difference(ours, theirs, budget, key) for theirs in single.values()]
-        if all(gap is not None and gap[0].verdict == WINS for gap in gaps):
+        if all(gap is not None and gap.gap.verdict == WINS for gap in gaps):
             out.append(key.class_name)
     return out
 

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from fusionx_jax import distributed, files, progress, sharding
-from fusionx_jax.contract import acquisition
-from fusionx_jax.encoder import Encoder, pooled_program
+from fusionx_jax.contract import images
+from fusionx_jax.encoder import Encoder, comparison, pooled_program
 from fusionx_jax.prepared import order, sets
 
 VERSION = 1  # raised when pooled features change for the same weights; kept features and cells are not used then
@@ -76,11 +76,6 @@ def extract(
 
 def contract_hash(prepared: sets.Readable) -> str:
     return hashlib.sha256(prepared.contract.to_json().encode()).hexdigest()[:16]
-
-
-def images(modalities: Sequence[str], acquisitions: int) -> list[str]:
-    """The features of a tile that hold the given modalities at the first `acquisitions` dates."""
-    return [acquisition(name, i) for i in range(acquisitions) for name in modalities]
 
 
 class _Dates(NamedTuple):
@@ -168,8 +163,7 @@ def _planes(dates: _Dates) -> list[Float[np.ndarray, "batch height width bands"]
     """The values of one date; of two dates both, their absolute difference and their product."""
     if len(dates.values) == 1:
         return dates.values
-    first, second = dates.values
-    return [first, second, np.abs(second - first), first * second]
+    return comparison(*dates.values)
 
 
 def _local_deviation(values: Float[np.ndarray, "batch height width bands"]) -> Float[np.ndarray, "..."]:

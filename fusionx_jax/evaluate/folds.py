@@ -18,6 +18,7 @@ from fusionx_jax.contract import Contract
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate.labels import Labels
 from fusionx_jax.prepared import resplit
+from fusionx_jax.prepared.order import parts
 from fusionx_jax.prepared.readable import Readable
 
 _ALL = "all"  # the tiles of all splits
@@ -45,16 +46,9 @@ class Division(NamedTuple):
 
         @functools.cache
         def selected(split: str) -> np.ndarray:
-            edges = np.cumsum([0, *contract.splits.values()])
-            stored_in = np.searchsorted(edges, rows[split], side="right") - 1
-            out = None
-            for number in np.unique(stored_in):
-                chosen = stored_in == number
-                found = features(list(contract.splits)[number])[rows[split][chosen] - edges[number]]
-                out = np.empty((len(chosen), *found.shape[1:]), found.dtype) if out is None else out
-                out[chosen] = found
-            assert out is not None, "a split has tiles"
-            return out
+            edges, splits = np.cumsum([0, *contract.splits.values()]), list(contract.splits)
+            # Tiles of a division are in ascending order, so that the parts follow one another.
+            return np.concatenate([features(splits[p.member])[p.indices] for p in parts(edges, rows[split])])
 
         return selected
 

@@ -73,20 +73,20 @@ def read_labels(prepared: sets.Readable, config: ConfigDict) -> list[Labels]:
     group = contract.group_feature
     scalar = [contract.tasks[name].feature for name in names if contract.tasks[name].kind != "pixel"]
     columns = _read_columns(prepared, split, [*dict.fromkeys(scalar), "id", *([group] if group else [])])
-    ids = {s: c["id"] for s, c in columns.items()}
-    groups = {s: c[group] for s, c in columns.items()} if group else None
+    folds = config.get("folds", 0)
     out = []
     for name in names:
         task = contract.tasks[name]
         # Without folds, pixel labels of other splits are not read: it takes as long as reading the tiles.
-        splits = list(columns) if task.kind != "pixel" or config.get("folds", 0) else ["train", split]
+        splits = list(columns) if task.kind != "pixel" or folds else ["train", split]
         targets = {s: _targets(prepared, task, columns[s], s) for s in splits}
         if task.kind != "pixel":
-            scored = np.concatenate(list(targets.values())) if config.get("folds", 0) else targets[split]
-            where = "folds" if config.get("folds", 0) else f"{split} split"
+            scored = np.concatenate(list(targets.values())) if folds else targets[split]
+            where = "folds" if folds else f"{split} split"
             _check_scored(name, task, scored[np.isfinite(scored).all(1)], where, prepared.directory)
-        labels = Labels(name, task.kind, task.feature, task.classes, targets, ids, groups, task.acquisitions)
-        out.append(labels.select({s: np.arange(len(t)) for s, t in targets.items()}))
+        ids = {s: columns[s]["id"] for s in splits}
+        groups = {s: columns[s][group] for s in splits} if group else None
+        out.append(Labels(name, task.kind, task.feature, task.classes, targets, ids, groups, task.acquisitions))
     return out
 
 

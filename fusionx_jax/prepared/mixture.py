@@ -7,7 +7,7 @@ import numpy as np
 
 from fusionx_jax import contract as contract_lib
 from fusionx_jax.errors import InputError
-from fusionx_jax.prepared.order import permute
+from fusionx_jax.prepared.order import join, parts, permute
 from fusionx_jax.prepared.readable import Readable
 
 _CYCLE = 1000  # tiles after which each set has had exactly its share
@@ -68,16 +68,12 @@ class Mixture:
 
     def read(self, split: str, indices: Sequence[int] | np.ndarray, features: Sequence[str]) -> dict[str, np.ndarray]:
         """The named features of the given tiles, as `PreparedSet.read` returns them."""
-        indices = np.asarray(indices, np.int64)
         edges = np.cumsum([0] + [s.size(split) for s in self._sets])
-        parts, rows = [], []
-        for number, member in enumerate(self._sets):
-            chosen = np.flatnonzero((indices >= edges[number]) & (indices < edges[number + 1]))
-            if len(chosen):
-                parts.append(member.read(split, indices[chosen] - edges[number], features))
-                rows.append(chosen)
-        inverse = np.argsort(np.concatenate(rows))
-        return {f: np.concatenate([p[f] for p in parts])[inverse] for f in features}
+        found = [
+            (p.rows, self._sets[p.member].read(split, p.indices, features))
+            for p in parts(edges, np.asarray(indices, np.int64))
+        ]
+        return join(found, features)
 
 
 def _places_per_cycle(weights: np.ndarray) -> np.ndarray:

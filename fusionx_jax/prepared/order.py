@@ -5,7 +5,7 @@ Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002). Each epoch visit
 step is computed in O(batch) without the steps before it: resuming at step 10^6 costs no more than at step 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +56,32 @@ def spread(size: int, count: int) -> np.ndarray:
     if size <= count:
         return np.arange(size)
     return np.unique(np.linspace(0, size - 1, count + 2).round().astype(int)[1:-1])
+
+
+class Part(NamedTuple):
+    """The tiles of a batch that one of several members holds: their rows in the batch, and their indices in it."""
+
+    member: int
+    rows: np.ndarray
+    indices: np.ndarray
+
+
+def parts(edges: np.ndarray, indices: np.ndarray) -> Iterator[Part]:
+    """Divides tile indices that count through several members, of which number i begins at `edges[i]`."""
+    member_of = np.searchsorted(edges, indices, side="right") - 1
+    for member in np.unique(member_of):
+        rows = np.flatnonzero(member_of == member)
+        yield Part(int(member), rows, indices[rows] - edges[member])
+
+
+def join(
+    found: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray]]], features: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """One batch from parts of it, each with the rows that it fills."""
+    if len(found) == 1:
+        return dict(found[0][1])
+    inverse = np.argsort(np.concatenate([rows for rows, _ in found]))
+    return {f: np.concatenate([batch[f] for _, batch in found])[inverse] for f in features}
 
 
 class PaddedBatch(NamedTuple):

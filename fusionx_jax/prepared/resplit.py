@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from fusionx_jax.prepared.order import batch_indices
+from fusionx_jax.prepared.order import batch_indices, join, parts
 from fusionx_jax.prepared.readable import Readable
 
 
@@ -34,17 +34,10 @@ class Resplit:
     def read(self, split: str, indices: Sequence[int] | np.ndarray, features: Sequence[str]) -> dict[str, np.ndarray]:
         """The named features of the given tiles, stacked in the order of `indices`."""
         tiles = self._tiles[split][np.asarray(indices, np.int64)]
-        stored_in = np.searchsorted(self._edges, tiles, side="right") - 1
-        parts, rows = [], []
-        for number in np.unique(stored_in):
-            chosen = np.flatnonzero(stored_in == number)
-            inside = tiles[chosen] - self._edges[number]
-            parts.append(self._reader.read(self._splits[number], inside, features))
-            rows.append(chosen)
-        if len(parts) == 1:
-            return parts[0]
-        inverse = np.argsort(np.concatenate(rows))
-        return {f: np.concatenate([p[f] for p in parts])[inverse] for f in features}
+        found = [
+            (p.rows, self._reader.read(self._splits[p.member], p.indices, features)) for p in parts(self._edges, tiles)
+        ]
+        return join(found, features)
 
 
 def positions(reader: Readable, split: str) -> Int[np.ndarray, "tiles"]:

@@ -17,7 +17,7 @@ from fusionx_jax import files
 from fusionx_jax.contract import ACQUIRED
 from fusionx_jax.errors import InputError
 from fusionx_jax.prepared import shards
-from fusionx_jax.prepared.order import batch_indices
+from fusionx_jax.prepared.order import batch_indices, parts
 from fusionx_jax.prepared.records import ByteRange, example_fields
 from fusionx_jax.prepared.remote import local_file
 
@@ -135,11 +135,9 @@ class PreparedSet:
         if len(indices) and (indices.min() < 0 or indices.max() >= size):
             raise InputError(f"Tile index {indices.max()} is outside the split {split!r} of {size} tiles.")
         edges = self._edges[split]
-        shard_of = np.searchsorted(edges, indices, side="right") - 1
         columns = {f: self._empty(f, len(indices)) for f in features}
-        for shard in np.unique(shard_of):
-            places = np.flatnonzero(shard_of == shard)
-            rows = _Rows((indices[places] - edges[shard]).tolist(), places.tolist())
+        for shard, places, numbers in parts(edges, indices):
+            rows = _Rows(numbers.tolist(), places.tolist())
             self._read_shard(self._shards[split][shard], int(edges[shard + 1] - edges[shard]), rows, columns)
         return {f: np.array(v) if isinstance(v, list) else v for f, v in columns.items()}
 

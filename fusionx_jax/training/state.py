@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from fusionx_jax import sharding
-from fusionx_jax.contract import Contract, acquisition
+from fusionx_jax.contract import Contract, images
 from fusionx_jax.models import build
 from fusionx_jax.models.network import Network
 
@@ -38,15 +38,14 @@ def layout(abstract: TrainState) -> PyTree:
 def training_features(config: ConfigDict, contract: Contract) -> list[str]:
     """The features that training reads: the modalities, and their second dates where two dates are contrasted."""
     dates = 2 if build.contrasts_views(config) else 1
-    images = contract.features()
-    every = [acquisition(name, i) for i in range(dates) for name in config.modalities]
-    return [name for name in every if name in images]
+    stored = contract.features()
+    return [name for name in images(config.modalities, dates) if name in stored]
 
 
 def abstract_batch(config: ConfigDict, contract: Contract) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of a global batch of wire tiles, by feature."""
-    images = contract.features()
-    modalities = {name: images[name] for name in training_features(config, contract)}
+    stored = contract.features()
+    modalities = {name: stored[name] for name in training_features(config, contract)}
     return {
         name: jax.ShapeDtypeStruct((config.batch_size, m.height, m.width, len(m.bands)), jnp.uint16)
         for name, m in modalities.items()

@@ -12,10 +12,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from fusionx_jax.contract import Contract
+from fusionx_jax.contract import Contract, images
 from fusionx_jax.encoder import Encoder
 from fusionx_jax.errors import InputError
-from fusionx_jax.evaluate.features import images
 from fusionx_jax.evaluate.labels import Labels
 from fusionx_jax.evaluate.records import CellKey, ModalitySet
 from fusionx_jax.prepared import sets
@@ -144,6 +143,13 @@ class Evaluator(abc.ABC):
                 f"The evaluator {self.name!r} selects hyperparameters on the val split, but {contract.name} has none; "
                 "leave it out of evaluate.evaluators and evaluate.baselines, or prepare a val split."
             )
+
+
+class TileEvaluator(Evaluator):
+    """An evaluator of classes for a whole tile, whose scores are of the task's kind."""
+
+    def score_kind(self, task_kind: str) -> str:
+        return task_kind if task_kind in TILE_KINDS else ""
 
 
 EVALUATORS: Registry[Evaluator] = Registry("evaluator")

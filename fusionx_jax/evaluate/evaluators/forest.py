@@ -5,22 +5,19 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from fusionx_jax.evaluate.evaluators.base import TILE_KINDS, Evaluator, Problem, Scored, Source
+from fusionx_jax.evaluate.evaluators.base import Problem, Scored, Source, TileEvaluator
 from fusionx_jax.evaluate.records import CellKey
 
 _LEAST_SHARE = 1e-6  # of votes: keeps scores finite
 
 
-class RandomForest(Evaluator):
+class RandomForest(TileEvaluator):
     """scikit-learn's random forest with the settings `evaluate.forest`; scores are log-odds of the votes."""
 
     name = "random_forest"
     label = "random forest"
     line_style = "-."
     settings = ("forest",)
-
-    def score_kind(self, task_kind: str) -> str:
-        return task_kind if task_kind in TILE_KINDS else ""
 
     def score(self, source: Source, problem: Problem, keys: Sequence[CellKey]) -> Iterator[list[Scored]]:
         from sklearn.ensemble import RandomForestClassifier

@@ -4,22 +4,19 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from fusionx_jax.evaluate.evaluators.base import TILE_KINDS, Evaluator, Problem, Scored, Source
+from fusionx_jax.evaluate.evaluators.base import Problem, Scored, Source, TileEvaluator
 from fusionx_jax.evaluate.features import standardize
 from fusionx_jax.evaluate.numerics import knn
 from fusionx_jax.evaluate.records import CellKey
 
 
-class NearestNeighbors(Evaluator):
+class NearestNeighbors(TileEvaluator):
     """kNN with the settings `evaluate.knn`."""
 
     name = "knn"
     label = "kNN"
     line_style = ":"
     settings = ("knn",)
-
-    def score_kind(self, task_kind: str) -> str:
-        return task_kind if task_kind in TILE_KINDS else ""
 
     def score(self, source: Source, problem: Problem, keys: Sequence[CellKey]) -> Iterator[list[Scored]]:
         settings = problem.config.knn

@@ -11,22 +11,19 @@ from ml_collections import ConfigDict
 
 from fusionx_jax.contract import Contract
 from fusionx_jax.errors import InputError
-from fusionx_jax.evaluate.evaluators.base import TILE_KINDS, Evaluator, Problem, Scored, Source
+from fusionx_jax.evaluate.evaluators.base import Problem, Scored, Source, TileEvaluator
 from fusionx_jax.evaluate.features import moments, standardize
 from fusionx_jax.evaluate.label_training import LinearStart
 from fusionx_jax.evaluate.numerics import logistic
 from fusionx_jax.evaluate.records import CellKey
 
 
-class LinearProbe(Evaluator):
+class LinearProbe(TileEvaluator):
     """Ridge-penalized logistic regression; see `numerics.logistic`."""
 
     name = "linear_probe"
     label = "linear probe"
     in_figures = True
-
-    def score_kind(self, task_kind: str) -> str:
-        return task_kind if task_kind in TILE_KINDS else ""
 
     def check(self, config: ConfigDict, contract: Contract | None = None) -> None:
         super().check(config, contract)

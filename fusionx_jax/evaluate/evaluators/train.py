@@ -11,14 +11,14 @@ from ml_collections import ConfigDict
 from fusionx_jax import progress
 from fusionx_jax.contract import Contract
 from fusionx_jax.evaluate import batches, label_training
-from fusionx_jax.evaluate.evaluators.base import TILE_KINDS, Evaluator, Problem, Scored, Source
+from fusionx_jax.evaluate.evaluators.base import Problem, Scored, Source, TileEvaluator
 from fusionx_jax.evaluate.evaluators.checks import check_training
 from fusionx_jax.evaluate.evaluators.probe import linear_starts
 from fusionx_jax.evaluate.records import CellKey
 from fusionx_jax.models import build
 
 
-class FineTuning(Evaluator):
+class FineTuning(TileEvaluator):
     """Trains on from the pretrained weights with the settings `evaluate.finetune`."""
 
     name = "finetune"
@@ -30,9 +30,6 @@ class FineTuning(Evaluator):
     needs_training = True
     verb: ClassVar[str] = "fine-tuned"
     version = 2  # 2: starts from the linear probe
-
-    def score_kind(self, task_kind: str) -> str:
-        return task_kind if task_kind in TILE_KINDS else ""
 
     def training_settings(self, config: ConfigDict) -> ConfigDict:
         return config[self.settings[0]]
