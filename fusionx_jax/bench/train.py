@@ -1,4 +1,4 @@
-"""`fusionx bench train`: the train step against the device's own matrix products, and against PyTorch.
+"""`fusionx bench train`: the train step against the device's own matrix products, and against PyTorch, eager or compiled.
 
 Tiles start as uint16 in host memory (or in a prepared set); the transfer to the device is part of the measured time.
 """
@@ -8,7 +8,7 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +32,14 @@ from fusionx_jax.training.step import jit_step
 from fusionx_jax.types import JsonObject, Untyped
 
 _PROFILED_STEPS = 10
+PEERS = {"torch": False, "torch.compile": True}  # by name, whether the step is compiled
 
 
 def run(
     configs: Mapping[str, ConfigDict],
     dataset: str,
     tile_size: int,
-    peer: str,
+    peers: Sequence[str],
     rounds: int,
     seconds: float,
     profile: str,
@@ -60,7 +61,7 @@ def run(
             )
         )
         place = os.path.join(profile, name.replace(":", "-")) if profile else ""
-        found[name] = _measure(config, contract, dataset, peer, rounds, seconds, place)
+        found[name] = _measure(config, contract, dataset, peers, rounds, seconds, place)
     return {
         "device": device.device_kind, "devices": jax.device_count(), "cores": len(os.sched_getaffinity(0)),
         "input": dataset or "random tiles in host memory", "sizes": found,
@@ -68,7 +69,7 @@ def run(
 
 
 def _measure(
-    config: ConfigDict, contract: Contract, dataset: str, peer: str, rounds: int, seconds: float, profile: str
+    config: ConfigDict, contract: Contract, dataset: str, peers: Sequence[str], rounds: int, seconds: float, profile: str
 ) -> JsonObject:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch(config.batch_size, mesh, config.optimizer.get("accumulate", 1))
@@ -83,9 +84,9 @@ def _measure(
         state = jax.jit(fresh, out_shardings=layout)()
         program = jit_step(config, objective, optimizer, schedule, layout, mesh)
         contestants: dict[str, Turn] = {}
-        if peer:  # before the first step: it starts from the same parameters, which the step donates
-            twin = torch_twin(config, contract, objective, state["params"])
-            contestants["torch"] = _torch_turn(twin, host(), config.batch_size, seconds)
+        for peer in peers:  # before the first step: they start from the same parameters, which the step donates
+            twin = torch_twin(config, contract, objective, state["params"], PEERS[peer])
+            contestants[peer] = _torch_turn(twin, host(), config.batch_size, seconds)
         began = time.perf_counter()
         compiled = program.lower(state, abstract_batch(config, contract)).compile()
         compile_s = time.perf_counter() - began
@@ -102,12 +103,20 @@ def _measure(
         "model_flops_per_s": speed, "matmul_flops_per_s": measured["matmul"],
         "share_of_matmul": speed / measured["matmul"],
         "mfu": speed / mesh.size / chip.flops[config.model.dtype] if chip else None,
-        "vs_torch": measured["ours"] / measured["torch"] if peer else None,
-        "torch_pairs_per_s": measured.get("torch"), "waited_for_input": ours.waiting(), "compile_s": compile_s,
+        **_against_torch(measured), "waited_for_input": ours.waiting(), "compile_s": compile_s,
         "peak_memory_bytes": _peak_bytes(compiled),
     }  # fmt: skip
     if rows:
         out["profile"] = profile_lib.by_part(rows)
+    return out
+
+
+def _against_torch(measured: Mapping[str, float]) -> JsonObject:
+    """Our speed as a multiple of each peer's, and the peers' own; None for those that were not measured."""
+    out: JsonObject = {}
+    for peer in PEERS:
+        name, speed = peer.replace(".", "_"), measured.get(peer)
+        out |= {f"vs_{name}": measured["ours"] / speed if speed else None, f"{name}_pairs_per_s": speed}
     return out
 
 
@@ -171,8 +180,10 @@ def _matmul_turn(dtype: str, devices: int, seconds: float) -> Turn:
     return turn
 
 
-def torch_twin(config: ConfigDict, contract: Contract, objective: Objective, params: PyTree) -> Untyped:
-    """The PyTorch twin of our train step, with the same parameters.
+def torch_twin(
+    config: ConfigDict, contract: Contract, objective: Objective, params: PyTree, compiled: bool = False
+) -> Untyped:
+    """The PyTorch twin of our train step, with the same parameters; `compiled`: by torch.compile.
 
     Raises:
       InputError: PyTorch is not installed, or the twin does not know what the config asks for.
@@ -206,6 +217,7 @@ def torch_twin(config: ConfigDict, contract: Contract, objective: Objective, par
             "peak": o.learning_rate * config.batch_size / 256, "num_steps": config.num_steps,
         },
         objective.flip,
+        compiled,
     )  # fmt: skip
 
 

@@ -61,7 +61,10 @@ def _add_benches(benches: Untyped) -> None:  # argparse does not name its type
         "--config", action="append", metavar="FILE[:options]",
         help="may be given several times (configs/speed.py:demo and configs/speed.py:small)",
     )  # fmt: skip
-    train.add_argument("--peer", choices=("torch",), default="", help="also measure the PyTorch twin of the step")
+    train.add_argument(
+        "--peer", action="append", choices=("torch", "torch.compile"), default=[],
+        help="also measure the PyTorch twin of the step, eager or compiled; may be given twice",
+    )  # fmt: skip
     train.add_argument("--dataset", metavar="DIR", default="", help="read tiles of this set (random ones in memory)")
     train.add_argument(
         "--tile_size", type=int, default=120, help="side of random tiles where augment.crop is 0 (default 120)"

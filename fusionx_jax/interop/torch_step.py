@@ -1,5 +1,5 @@
-"""The train step of `fusionx_jax.pretrain` in plain PyTorch, as one would write it without compiling: what
-`fusionx bench train --peer=torch` measures ours against.
+"""The train step of `fusionx_jax.pretrain` in plain PyTorch, eager or with its loss compiled by torch.compile: what
+`fusionx bench train --peer=torch --peer=torch.compile` measures ours against.
 
 Same network, decoding, flips, independent masks, losses and optimizer; random numbers are PyTorch's own.
 """
@@ -29,6 +29,7 @@ class Step:
       weights: of the modalities' losses. contrast: weight and temperature of InfoNCE.
       optimizer: peak rate (`peak`), `num_steps`, and of `config.optimizer` warmup_steps, weight_decay, b1, b2,
         clip_norm.
+      compiled: whether torch.compile compiles the loss and its gradient, for shapes that do not change.
 
     Raises:
       InputError: the parameters belong to another network.
@@ -44,6 +45,7 @@ class Step:
         contrast: Mapping[str, float],
         optimizer: Mapping[str, float | int],
         flip: bool = True,
+        compiled: bool = False,
     ):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.network = FusionX(architecture)
@@ -72,6 +74,7 @@ class Step:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
         self.clip_norm = o["clip_norm"]
         self.half = architecture["dtype"] == "bfloat16"
+        self._loss = torch.compile(self.loss, dynamic=False) if compiled else self.loss
 
     def __call__(self, wire: Mapping[str, np.ndarray]) -> torch.Tensor:
         images = self.standardized({m: torch.from_numpy(x).to(self.device) for m, x in wire.items()})
@@ -87,7 +90,7 @@ class Step:
         """One step on standardized images with given masks; see `loss`."""
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
-            loss = self.loss(images, order)
+            loss = self._loss(images, order)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
         self.optimizer.step()

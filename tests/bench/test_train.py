@@ -44,12 +44,13 @@ def test_train_bench_reads_prepared_tiles(simulated):
     assert re.search(r"vs_torch +not available", done.stdout)  # no --peer
 
 
-def test_the_twin_takes_turns_with_ours():
+def test_eager_and_compiled_twins_take_turns_with_ours():
     pytest.importorskip("torch", reason="PyTorch is not installed (the extra [torch])")
-    done = run_cli("fusionx_jax", "bench", "train", "--json", "--peer=torch", "--config=configs/speed.py:demo", *SHORT, *EARLY)  # fmt: skip
+    done = run_cli("fusionx_jax", "bench", "train", "--json", "--peer=torch", "--peer=torch.compile", "--config=configs/speed.py:demo", *SHORT, *EARLY)  # fmt: skip
     assert done.returncode == 0, done.stderr
     size = json.loads(done.stdout)["sizes"]["speed:demo"]
     assert size["vs_torch"] == pytest.approx(size["pairs_per_s"] / size["torch_pairs_per_s"])
+    assert size["vs_torch_compile"] == pytest.approx(size["pairs_per_s"] / size["torch_compile_pairs_per_s"])
 
 
 def test_a_trace_is_summed_by_where_its_operations_come_from(tmp_path):
