@@ -24,5 +24,4 @@ def get_config(options: str = "") -> ConfigDict:
     e = c.evaluate
     e.tasks = ("multi", "pixel")
     e.evaluators = ("linear_probe", "knn", "finetune", "segment_linear")
-    e.finetune.val_tiles = e.supervised.val_tiles = 10_000
     return c

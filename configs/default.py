@@ -123,8 +123,11 @@ def evaluation() -> ConfigDict:
     e.supervised = training()  # training from scratch on labels only
 
     f = e.finetune = training()  # fine-tuning of the pretrained encoder
-    f.learning_rates = (1e-4, 3e-4)
-    f.layer_decay = 0.75  # factor of the learning rate per block (MAE, arXiv 2111.06377, table 9)
+    f.learning_rates = (1e-4, 1e-3, 1e-2)
+    f.layer_decays = (
+        0.65,
+        1.0,
+    )  # factors of the learning rate per block (MAE, arXiv 2111.06377, table 9: 0.65 to 0.75)
     f.drop_path = 0.1
 
     # Heads on frozen patch tokens, for pixel labels; nothing is tuned.
@@ -142,12 +145,14 @@ def training() -> ConfigDict:
     s.batch_size = 64
     s.num_steps = 2_000  # with all labels; see min_steps
     s.min_steps = 400  # at least; steps grow with the square root of the number of labels
-    s.eval_every = 50  # steps between evaluations on the validation split
-    s.val_tiles = 0  # validation tiles; 0: all
-    s.learning_rates = (3e-4, 1e-3)  # selected on the validation split, per label fraction and seed
+    # Step, rate and layer decay are selected per label subset on this share of its labels; then all of them are used.
+    s.holdout = 0.2
+    s.eval_every = 50  # steps between evaluations on the labels held out
+    s.patience = 10  # evaluations without a lower loss after which a training ends; 0: never
+    s.learning_rates = (3e-4, 1e-3, 3e-3)
     s.weight_decay = 0.05
     s.warmup_share = 0.1  # of the steps
-    s.layer_decay = 1.0
+    s.layer_decays = (1.0,)
     s.drop_path = 0.0
     s.ema = 0.0  # decay of the moving average of the weights that is evaluated; 0: no average
     s.unfreeze = -1  # number of last blocks that are trained; -1: all, 0: the head only

@@ -88,13 +88,13 @@ def get_config(options: str = "") -> ConfigDict:
     s.num_steps = c.num_steps  # as pretraining, with the same batch size
     s.min_steps = 100
     s.eval_every = 50
-    s.val_tiles = 300
-    s.learning_rates = (3e-3, 1e-2)
+    s.learning_rates = (1e-3, 3e-3, 1e-2)
     f = e.finetune
-    f.update({k: s[k] for k in ("tasks", "batch_size", "eval_every", "val_tiles")})
+    f.update({k: s[k] for k in ("tasks", "batch_size", "eval_every")})
     f.seeds = 1
     f.num_steps, f.min_steps = 200, 60
-    f.learning_rates = (1e-3,)
+    f.learning_rates = (1e-3, 3e-3, 1e-2)
+    f.layer_decays = (0.65, 1.0)
     e.segmentation.seeds = 1
     e.segmentation.num_steps = 150
     return c

@@ -26,5 +26,4 @@ def get_config(options: str = "") -> ConfigDict:
     e.tasks = ("multi", "single", "pixel")
     e.evaluators = ("linear_probe", "knn", "finetune", "segment_linear", "segment_decoder")
     e.batch_size = 64
-    e.finetune.val_tiles = e.supervised.val_tiles = 5_000
     return c

@@ -26,7 +26,6 @@ TINY = (
     "--config.evaluate.supervised.tasks=('multi',)",
     "--config.evaluate.supervised.seeds=1",
     "--config.evaluate.supervised.batch_size=16",
-    "--config.evaluate.supervised.val_tiles=100",
     "--config.evaluate.supervised.learning_rates=(1e-3,)",
     "--config.evaluate.supervised.num_steps=3",
     "--config.evaluate.supervised.min_steps=2",

@@ -66,10 +66,10 @@ def test_resuming_with_another_log_interval_changes_no_weight_settings(tiny_conf
         ("batch_size=0", "batch_size is 0; it must be at least 1."),
         ("optimizer.learning_rate=nan", "optimizer.learning_rate is nan; it must be finite."),
         ("optimizer.b2=1.0", "optimizer.b2 is 1.0; it must be from 0 to below 1."),
-        ("evaluate.layer_decay=0", "Unknown config key"),
+        ("evaluate.layer_decays=(0,)", "Unknown config key"),
         (
-            "evaluate.finetune.layer_decay=0.0",
-            "evaluate.finetune.layer_decay is 0.0; it must be above 0 and at most 1.",
+            "evaluate.finetune.layer_decays=(0.0,)",
+            "evaluate.finetune.layer_decays is (0.0,); it must be above 0 and at most 1.",
         ),
         ("evaluate.finetune.learning_rates=(0.1,-1.0)", "it must be above 0"),
         ("label_fractions=(0.5,1.5)", "it must be above 0 and at most 1"),

@@ -1,4 +1,4 @@
-"""`fusionx bench train`: the train step against the device's own matrix products, and against PyTorch, eager or compiled.
+"""`fusionx bench train`: the train step against the device's own matrix products and PyTorch, eager or compiled.
 
 Tiles start as uint16 in host memory (or in a prepared set); the transfer to the device is part of the measured time.
 """
@@ -69,7 +69,13 @@ def run(
 
 
 def _measure(
-    config: ConfigDict, contract: Contract, dataset: str, peers: Sequence[str], rounds: int, seconds: float, profile: str
+    config: ConfigDict,
+    contract: Contract,
+    dataset: str,
+    peers: Sequence[str],
+    rounds: int,
+    seconds: float,
+    profile: str,
 ) -> JsonObject:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sharding.check_batch(config.batch_size, mesh, config.optimizer.get("accumulate", 1))

@@ -4,11 +4,15 @@ Every patch of a tile is visible; the pooled tokens feed a linear layer. Fine-tu
 coefficients, on features standardized by fixed numbers, are the linear layer's first values (LP-FT, Kumar et al., arXiv
 2202.10054), and the probe itself is a candidate. From scratch the linear layer is zero. AdamW with warm-up and cosine
 decay. Options after BEiT and MAE (arXiv 2106.08254, appendix; 2111.06377, appendix A.1): layer-wise decay of the
-learning rate, drop path, a moving average of the parameters, freezing all but the last blocks. Step and learning rate
-are selected on the labeled validation split, an advantage over the linear probes; the scored split is read once.
+learning rate, drop path, a moving average of the parameters, freezing all but the last blocks.
+
+Step, learning rate and layer decay are selected inside the labels, as the regularization of the linear probes is: by
+the log-loss on a share of the labels that is held out. Then the network is trained on all labels for as many steps.
 """
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -16,14 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from ml_collections import ConfigDict
 
 from fusionx_jax import encoder as encoder_lib
 from fusionx_jax import progress
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate.batches import Batch, DeviceReader, augment_rows, read_ahead
-from fusionx_jax.evaluate.numerics import metrics
+from fusionx_jax.evaluate.numerics import logistic
 from fusionx_jax.prepared import order
 from fusionx_jax.training.optimizer import decay_mask
 
@@ -53,11 +57,20 @@ class LinearStart(NamedTuple):
     bias: Float[np.ndarray, "classes"]
 
 
+class Starts(NamedTuple):
+    """The linear layers that the selection starts from (fitted to the labels that are not held out), and the final
+    training (fitted to all)."""
+
+    selection: LinearStart
+    final: LinearStart
+
+
 class Outcome(NamedTuple):
-    """Scores of the selected step and learning rate on the scored split, out of `num_steps` steps."""
+    """Scores on the scored split, with the selected learning rate, layer decay and step, out of `num_steps` steps."""
 
     scores: Float[np.ndarray, "tiles classes"]
     learning_rate: float
+    layer_decay: float
     step: int
     num_steps: int
 
@@ -84,12 +97,13 @@ class Settings:
       batch_size: tiles per step; all labeled tiles where there are fewer.
       num_steps: steps with all labels.
       min_steps: lower bound of the number of steps.
-      eval_every: steps between two evaluations on the validation split.
-      val_tiles: number of validation tiles used; 0 uses all.
+      eval_every: steps between two evaluations on the labels held out.
+      holdout: share of the labels held out to select step, learning rate and layer decay.
+      patience: evaluations without a lower loss after which a training ends; 0: it never ends early.
       learning_rates: peak learning rates to select from.
       weight_decay: AdamW's, for kernels.
       warmup_share: share of the steps with a rising learning rate.
-      layer_decay: factor of the learning rate from one block to the block below.
+      layer_decays: factors of the learning rate from one block to the block below, to select from.
       drop_path: rate of stochastic depth.
       ema: decay of the moving average of the parameters; 0 keeps none.
       unfreeze: number of last blocks that are trained; -1 trains all, 0 the head alone.
@@ -99,21 +113,23 @@ class Settings:
     num_steps: int
     min_steps: int
     eval_every: int
-    val_tiles: int
+    holdout: float
+    patience: int
     learning_rates: tuple[float, ...]
     weight_decay: float
     warmup_share: float
-    layer_decay: float
+    layer_decays: tuple[float, ...]
     drop_path: float
     ema: float
     unfreeze: int
 
     def __post_init__(self) -> None:
-        if not (0 < self.layer_decay <= 1 and 0 <= self.drop_path < 1 and 0 <= self.ema < 1):
-            raise InputError(
-                f"layer_decay is {self.layer_decay}, drop_path {self.drop_path} and ema {self.ema}; they must lie in "
-                "(0, 1], [0, 1) and [0, 1)."
-            )
+        if not (self.layer_decays and all(0 < d <= 1 for d in self.layer_decays)):
+            raise InputError(f"layer_decays is {self.layer_decays}; it must be one or more numbers in (0, 1].")
+        if not (0 <= self.drop_path < 1 and 0 <= self.ema < 1):
+            raise InputError(f"drop_path is {self.drop_path} and ema {self.ema}; they must lie in [0, 1).")
+        if not 0 < self.holdout <= 0.5:
+            raise InputError(f"holdout is {self.holdout}; the share of the labels held out must lie in (0, 0.5].")
         if self.unfreeze < -1:
             raise InputError(f"unfreeze is {self.unfreeze}; it must be a number of blocks, or -1 for all.")
 
@@ -125,7 +141,7 @@ class Settings:
           InputError: an option is out of range.
         """
         values = {field.name: config[field.name] for field in dataclasses.fields(cls)}
-        return cls(**values | {"learning_rates": tuple(config.learning_rates)})
+        return cls(**values | {k: tuple(config[k]) for k in ("learning_rates", "layer_decays")})
 
     def steps(self, labels: int, all_labels: int) -> int:
         """Number of steps: grows with the square root of the number of labels, at least `min_steps`."""
@@ -137,20 +153,86 @@ class Settings:
 
 
 class _Candidate(NamedTuple):
-    """Parameters that may be selected, and their value on the validation split."""
+    """What may be selected: learning rate, layer decay and step, and their log-loss on the labels held out."""
 
-    value: float
-    params: PyTree
+    loss: float
     learning_rate: float
+    layer_decay: float
     step: int
 
 
-class LabelTrainer:
-    """Trains one method on one task. The compiled programs are shared by all label subsets and seeds.
+@dataclasses.dataclass(frozen=True)
+class _Training:
+    """The pure functions of a training; equal ones share compiled programs. `encoder` has no parameters."""
 
-    Compilation takes longer than most trainings; learning rates and their scales are arguments of the step, so that
-    they share one program.
-    """
+    architecture: str
+    kind: str
+    pooling: str
+    weight_decay: float
+    ema: float
+    encoder: encoder_lib.Encoder = dataclasses.field(compare=False)
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.clip_by_global_norm(1.0),
+            optax.scale_by_adam(),
+            optax.add_decayed_weights(self.weight_decay, mask=decay_mask),
+        )
+
+    def pooled(
+        self, encoder_params: PyTree, wire: Mapping[str, Array], rngs: Mapping[str, Array] | None = None
+    ) -> Float[Array, "batch features"]:
+        pools = self.encoder.with_params({"encoder": encoder_params}).pooled(wire, rngs)
+        return jnp.asarray(encoder_lib.assemble(pools, self.pooling))
+
+    def scores(
+        self, params: PyTree, wire: Mapping[str, Array], rngs: Mapping[str, Array] | None = None
+    ) -> Float[Array, "batch classes"]:
+        standard = jax.lax.stop_gradient(params["standard"])
+        features = (self.pooled(params["encoder"], wire, rngs) - standard["center"]) / standard["scale"]
+        return features @ params["head"]["kernel"] + params["head"]["bias"]
+
+    def update(
+        self,
+        state: TrainState,
+        scales: PyTree,
+        arrays: dict[str, Array],
+        key: Key[Array, ""],
+        rate: Float[Array, ""],
+        *,
+        count: int,
+    ) -> TrainState:
+        """One step of AdamW on the first `count` rows of a batch."""
+        flip_key, drop_key = jax.random.split(key)
+        wire = {name: array for name, array in arrays.items() if name != _TARGETS}
+        moved = augment_rows(flip_key, wire, count)
+
+        def loss(params: PyTree) -> Float[Array, ""]:
+            logits = self.scores(params, moved, {"drop_path": drop_key})
+            return _mean_of_first(_LOSSES[self.kind](logits, arrays[_TARGETS]), count)
+
+        updates, opt_state = self.optimizer.update(jax.grad(loss)(state.params), state.opt_state, state.params)
+        params = jax.tree.map(lambda p, u, f: p - rate * f * u, state.params, updates, scales)
+        average = state.average
+        if average is not None:
+            average = jax.tree.map(lambda a, p: self.ema * a + (1 - self.ema) * p, average, params)
+        return TrainState(params, average, opt_state)
+
+
+class _Programs(NamedTuple):
+    step: Callable[..., TrainState]
+    predict: Callable[[PyTree, Mapping[str, Array]], Array]
+
+
+@functools.lru_cache(maxsize=16)
+def _compile(training: _Training) -> _Programs:
+    """Compilation takes longer than most trainings: label subsets, seeds, folds and candidates share the programs."""
+    return _Programs(jax.jit(training.update, donate_argnums=0, static_argnames="count"), jax.jit(training.scores))
+
+
+class LabelTrainer:
+    """Trains one method on one task; learning rates and their scales are arguments of the compiled step."""
 
     def __init__(
         self,
@@ -171,29 +253,24 @@ class LabelTrainer:
           initial: parameters by seed, for training from scratch; by default those of `encoder`.
         """
         model = encoder.model.clone(config=dataclasses.replace(encoder.model.config, drop_path=settings.drop_path))
-        self._encoder = dataclasses.replace(encoder, model=model)
-        self._reader, self._task, self._settings, self._pooling = reader, task, settings, pooling
-        self._initial = initial or (lambda seed: encoder.params)
-        self._optimizer = optax.chain(
-            optax.clip_by_global_norm(1.0),
-            optax.scale_by_adam(),
-            optax.add_decayed_weights(settings.weight_decay, mask=decay_mask),
+        bare = dataclasses.replace(encoder, model=model, params=None)
+        self._training = _Training(
+            bare.architecture_key(), task.kind, pooling, settings.weight_decay, settings.ema, bare
         )
-        self._step = jax.jit(self._update, donate_argnums=0, static_argnames="count")
-        self._predict = jax.jit(self._scores)
+        self._programs = _compile(self._training)
+        self._reader, self._task, self._settings = reader, task, settings
+        self._initial = initial or (lambda seed: encoder.params)
         shapes = jax.eval_shape(lambda: self._initial(0)["encoder"])
         self._width = self._pooled_width(shapes)
-        distance = encoder.model.layer_groups(shapes).distance
-        scales = {
-            "encoder": rate_scales(distance, settings.layer_decay, settings.unfreeze),
-            "head": _HEAD_SCALES,
-            "standard": _STANDARD_SCALES,
-        }
-        self._scales = reader.replicate(scales)
+        self._distance = encoder.model.layer_groups(shapes).distance
 
     def num_steps(self, labels: int) -> int:
         """Steps of one training on so many labeled tiles."""
         return self._settings.steps(labels, self._reader.prepared.size("train"))
+
+    def num_trainings(self) -> int:
+        """Trainings for one label subset: one for each candidate, and the final one."""
+        return len(self._settings.learning_rates) * len(self._settings.layer_decays) + 1
 
     def train(
         self,
@@ -201,27 +278,54 @@ class LabelTrainer:
         seed: int,
         bar: progress.Progress,
         score_split: str = "test",
-        start: LinearStart | None = None,
+        starts: Starts | None = None,
     ) -> Outcome:
-        """Trains once per learning rate on the tiles `subset`; scores `score_split` with the best parameters.
+        """Selects on a part of the tiles `subset`, trains on all of them, and scores `score_split`.
 
-        With `start` the parameters before the first step are a candidate too.
+        With `starts` the parameters before the first step are a candidate too.
         """
         steps = self.num_steps(len(subset))
-        best = _Candidate(-np.inf, {}, 0.0, 0)
-        if start is not None:
-            params = self._start(seed, start).params
-            best = _Candidate(self.validate(params), params, 0.0, 0)
-        for rate in self._settings.learning_rates:
-            for step, state in enumerate(self.states(subset, seed, rate, steps, start), start=1):
+        best = self._select(subset, seed, steps, bar, starts.selection if starts else None)
+        start = starts.final if starts else None
+        params = self._start(seed, start).params
+        if best.step:
+            states = self.states(subset, seed, best.learning_rate, steps, start, best.layer_decay)
+            for state in itertools.islice(states, best.step):
+                params = state.scored_params
                 bar.advance()
-                if step % self._settings.eval_every and step != steps:
-                    continue
-                value = self.validate(state.scored_params)
-                if value > best.value:
-                    best = _Candidate(value, jax.tree.map(jnp.copy, state.scored_params), rate, step)
+        bar.advance(steps - best.step)
         tiles = np.arange(self._reader.prepared.size(score_split))
-        return Outcome(self.scores(best.params, score_split, tiles), best.learning_rate, best.step, steps)
+        return Outcome(self.scores(params, score_split, tiles), *best[1:], steps)
+
+    def _select(
+        self,
+        subset: Int[np.ndarray, "labeled"],
+        seed: int,
+        steps: int,
+        bar: progress.Progress,
+        start: LinearStart | None,
+    ) -> _Candidate:
+        s = self._settings
+        held_out = hold_out(self._task.targets["train"][subset], s.holdout, seed)
+        fitted, held = subset[~held_out], subset[held_out]
+        best = None
+        if start is not None:
+            best = _Candidate(self.loss(self._start(seed, start).params, held), 0.0, 1.0, 0)
+        for rate, decay in itertools.product(s.learning_rates, s.layer_decays):
+            lowest, waited, step = np.inf, 0, 0
+            for step, state in enumerate(self.states(fitted, seed, rate, steps, start, decay), start=1):
+                bar.advance()
+                if step % s.eval_every and step != steps:
+                    continue
+                loss = self.loss(state.scored_params, held)
+                lowest, waited = (loss, 0) if loss < lowest else (lowest, waited + 1)
+                if best is None or loss < best.loss:
+                    best = _Candidate(loss, rate, decay, step)
+                if s.patience and waited >= s.patience:
+                    break
+            bar.advance(steps - step)
+        assert best is not None, "there is a learning rate and a step"
+        return best
 
     def states(
         self,
@@ -230,10 +334,18 @@ class LabelTrainer:
         peak: float,
         steps: int,
         start: LinearStart | None = None,
+        layer_decay: float = 1.0,
     ) -> Iterator[TrainState]:
         """The state after every step. Its buffers are donated to the next step: copy what must outlive it."""
         schedule = self._settings.schedule(peak, steps)
         state = self._start(seed, start)
+        scales = self._reader.replicate(
+            {
+                "encoder": rate_scales(self._distance, layer_decay, self._settings.unfreeze),
+                "head": _HEAD_SCALES,
+                "standard": _STANDARD_SCALES,
+            }
+        )
         batch_size = min(self._settings.batch_size, len(subset))
 
         def read(step: int) -> Batch:
@@ -242,21 +354,19 @@ class LabelTrainer:
 
         for step, batch in enumerate(read_ahead(read, range(1, steps + 1)), start=1):
             key = jax.random.fold_in(jax.random.key(seed), step)
-            state = self._step(state, self._scales, batch.arrays, key, schedule(step - 1), count=batch.num_kept)
+            state = self._programs.step(state, scales, batch.arrays, key, schedule(step - 1), count=batch.num_kept)
             yield state
 
-    def validate(self, params: PyTree) -> float:
-        """Macro average precision ("multi") or balanced accuracy ("single") on the validation split."""
-        size = self._reader.prepared.size("val")
-        count = min(self._settings.val_tiles or size, size)
-        # Evenly spaced: tiles in a row may come from one place.
-        tiles = np.linspace(0, size - 1, count).round().astype(int)
-        return _selection_metric(self._task, self.scores(params, "val", tiles), self._task.targets["val"][tiles])
+    def loss(self, params: PyTree, tiles: Int[np.ndarray, "tiles"]) -> float:
+        """Mean log-loss of training tiles, over classes too for "multi"; infinite where it is not a number."""
+        logits = self.scores(params, "train", tiles)
+        value = float(_LOSSES[self._task.kind](logits, self._task.targets["train"][tiles]).mean())
+        return value if np.isfinite(value) else np.inf
 
     def scores(self, params: PyTree, split: str, tiles: Int[np.ndarray, "tiles"]) -> Float[np.ndarray, "tiles classes"]:
         """Logits of the given tiles."""
         batches = self._reader.sweep(split, tiles, _SCORE_BATCH)
-        return np.concatenate([np.asarray(self._predict(params, b.arrays))[: b.num_kept] for b in batches])
+        return np.concatenate([np.asarray(self._programs.predict(params, b.arrays))[: b.num_kept] for b in batches])
 
     def _start(self, seed: int, start: LinearStart | None = None) -> TrainState:
         classes = self._task.targets["train"].shape[1]
@@ -272,54 +382,29 @@ class LabelTrainer:
             }
         )
         average = jax.tree.map(jnp.copy, params) if self._settings.ema else None
-        return TrainState(params, average, self._reader.replicate(self._optimizer.init(params)))
+        return TrainState(params, average, self._reader.replicate(self._training.optimizer.init(params)))
 
     def _pooled_width(self, params: PyTree) -> int:
         images = self._reader.prepared.contract.features()
         contracts = {name: images[name] for name in self._reader.features}
         shapes = {name: (1, c.height, c.width, len(c.bands)) for name, c in contracts.items()}
         wire = {name: jax.ShapeDtypeStruct(shape, jnp.uint16) for name, shape in shapes.items()}
-        return jax.eval_shape(self._pooled, params, wire).shape[1]
+        return jax.eval_shape(self._training.pooled, params, wire).shape[1]
 
-    def _pooled(
-        self, encoder_params: PyTree, wire: Mapping[str, Array], rngs: Mapping[str, Array] | None = None
-    ) -> Float[Array, "batch features"]:
-        pools = self._encoder.with_params({"encoder": encoder_params}).pooled(wire, rngs)
-        return jnp.asarray(encoder_lib.assemble(pools, self._pooling))
 
-    def _scores(
-        self, params: PyTree, wire: Mapping[str, Array], rngs: Mapping[str, Array] | None = None
-    ) -> Float[Array, "batch classes"]:
-        standard = jax.lax.stop_gradient(params["standard"])
-        features = (self._pooled(params["encoder"], wire, rngs) - standard["center"]) / standard["scale"]
-        return features @ params["head"]["kernel"] + params["head"]["bias"]
+def hold_out(targets: Float[np.ndarray, "labeled classes"], share: float, seed: int) -> Bool[np.ndarray, "labeled"]:
+    """Which labeled tiles are held out: about `share` of them, stratified by the rarest class of each tile.
 
-    def _update(
-        self,
-        state: TrainState,
-        scales: PyTree,
-        arrays: dict[str, Array],
-        key: Key[Array, ""],
-        rate: Float[Array, ""],
-        *,
-        count: int,
-    ) -> TrainState:
-        """One step of AdamW on the first `count` rows of a batch."""
-        s = self._settings
-        flip_key, drop_key = jax.random.split(key)
-        wire = {name: array for name, array in arrays.items() if name != _TARGETS}
-        moved = augment_rows(flip_key, wire, count)
-
-        def loss(params: PyTree) -> Float[Array, ""]:
-            logits = self._scores(params, moved, {"drop_path": drop_key})
-            return _mean_of_first(_LOSSES[self._task.kind](logits, arrays[_TARGETS]), count)
-
-        updates, opt_state = self._optimizer.update(jax.grad(loss)(state.params), state.opt_state, state.params)
-        params = jax.tree.map(lambda p, u, f: p - rate * f * u, state.params, updates, scales)
-        average = state.average
-        if average is not None:
-            average = jax.tree.map(lambda a, p: s.ema * a + (1 - s.ema) * p, average, params)
-        return TrainState(params, average, opt_state)
+    Raises:
+      InputError: there are fewer than two labeled tiles.
+    """
+    if len(targets) < 2:
+        raise InputError(
+            "One labeled tile is too few to train on: step and learning rate are selected on labels held out; leave "
+            "finetune, scratch and supervised out, or raise label_fractions."
+        )
+    folds = logistic.fold_numbers(targets > 0, round(1 / share), np.random.default_rng([seed, len(targets)]))
+    return folds == 0
 
 
 def _mean_of_first(losses: Float[Array, "rows *classes"], count: int) -> Float[Array, ""]:
@@ -341,13 +426,3 @@ def rate_scales(distance: PyTree, layer_decay: float, unfreeze: int) -> PyTree:
         return np.where(frozen, 0.0, layer_decay ** (blocks + 1)).astype(np.float32)
 
     return jax.tree.map(scale, distance)
-
-
-def _selection_metric(
-    task: Task, scores: Float[np.ndarray, "tiles classes"], targets: Float[np.ndarray, "tiles classes"]
-) -> float:
-    once = np.ones((len(scores), 1), int)
-    if task.kind == "single":
-        return float(metrics.single_label(scores, targets.argmax(1), once)["balanced_accuracy"][0])
-    value = float(metrics.multi_label(scores, targets > 0, once)["macro_map"][0])
-    return value if np.isfinite(value) else -1.0  # no class can be scored: the first candidate is kept

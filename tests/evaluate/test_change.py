@@ -120,11 +120,24 @@ def test_cells_of_folds_are_kept(workdir, two_dates, monkeypatch):
 
 
 def test_selection_on_a_validation_split_is_refused_with_folds(workdir, two_dates):
-    finetune = "--config.evaluate.evaluators=('finetune',)"
-    with pytest.raises(
-        InputError, match="'finetune' selects hyperparameters on the val split, and evaluate.folds is 3"
-    ):
-        measure.measure(open_evaluation(workdir, two_dates, [finetune]))
+    name = "linear_probe_validation"
+    with pytest.raises(InputError, match=f"'{name}' selects hyperparameters on the val split, and evaluate.folds is 3"):
+        measure.measure(open_evaluation(workdir, two_dates, [f"--config.evaluate.evaluators=('{name}',)"]))
+
+
+def test_fine_tuning_selects_inside_the_labels_of_each_fold(workdir, two_dates):
+    quick = ("num_steps=4", "min_steps=4", "eval_every=2", "seeds=1", "tasks=('change',)", "learning_rates=(1e-3,)")
+    overrides = [
+        "--config.evaluate.evaluators=('finetune',)", "--config.evaluate.modalities=('s1+s2',)",
+        "--config.evaluate.baselines=()", "--config.label_fractions=(1.0,)",
+        *(f"--config.evaluate.finetune.{k}" for k in quick),
+    ]  # fmt: skip
+    measure.evaluate(open_evaluation(workdir, two_dates, overrides))
+    found = rows.read(os.path.join(workdir, rows.FILE_NAME))
+    (row,) = rows.select(found, metric="macro_map", level=rows.MEAN, evaluator="finetune")
+    assert row.value > 0.9  # as the probe that it starts from
+    assert row.score_split == "folds"
+    assert "selected on 20% of the labels" in row.protocol
 
 
 def test_a_head_learns_changed_pixels_from_both_dates(two_dates):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, balanced_accuracy_score
+from sklearn.metrics import average_precision_score, log_loss
 
 from fusionx_jax import config as config_lib
 from fusionx_jax import encoder as encoder_lib
@@ -24,11 +24,12 @@ SETTINGS = label_training.Settings(
     num_steps=24,
     min_steps=4,
     eval_every=8,
-    val_tiles=0,
+    holdout=0.25,
+    patience=0,
     learning_rates=(3e-3,),
     weight_decay=0.0,
     warmup_share=0.1,
-    layer_decay=1.0,
+    layer_decays=(1.0,),
     drop_path=0.0,
     ema=0.5,
     unfreeze=-1,
@@ -67,9 +68,9 @@ def copied(tree):
 
 
 @functools.cache
-def trajectory(family, **changes):
+def trajectory(family, layer_decay=1.0, **changes):
     """The first six states of a training, after the initial parameters."""
-    states = trainer(family, **changes).states(ALL, 0, 1e-2, 24)
+    states = trainer(family, **changes).states(ALL, 0, 1e-2, 24, layer_decay=layer_decay)
     initial = copied(encoder(family).params["encoder"])
     return initial, [copied(state) for state, _ in zip(states, range(6))]
 
@@ -87,7 +88,7 @@ def test_separable_labels_are_learned(family, scratch):
     outcome = chosen.train(ALL, 0, bar)
     assert average_precision(outcome.scores) > 0.95
     assert outcome.learning_rate == 3e-3
-    assert bar.steps == 2 * outcome.num_steps == 48
+    assert bar.steps == 3 * outcome.num_steps == 72  # two candidates and the final training
 
 
 def test_labels_that_say_nothing_of_the_pixels_are_not_learned():
@@ -103,39 +104,77 @@ def test_labels_that_say_nothing_of_the_pixels_are_not_learned():
     assert average_precision(blind.train(ALL, 0, toy.Count()).scores) < 0.85
 
 
-def test_the_step_with_the_best_validation_score_is_scored(monkeypatch):
-    """The learning rate changes its sign after eight steps: from then on training unlearns."""
+def sign_changes_after(steps):
+    """A schedule whose learning rate changes its sign: from then on training unlearns."""
+    return lambda self, peak, total: lambda step: np.float32(peak if step < steps else -peak)
+
+
+def test_the_step_with_the_lowest_loss_on_labels_held_out_is_trained_to_with_all_labels(monkeypatch):
     single = trainer("resnet", "single", ema=0.0, eval_every=4)
-
-    def schedule(self, peak, steps):
-        return lambda step: np.float32(peak if step < 8 else -peak)
-
-    monkeypatch.setattr(label_training.Settings, "schedule", schedule)
+    monkeypatch.setattr(label_training.Settings, "schedule", sign_changes_after(8))
     outcome = single.train(ALL, 1, toy.Count())
-    evaluated = {}
-    for step, state in enumerate(single.states(ALL, 1, 3e-3, 24), start=1):
+    targets = toy_set().targets("single")["train"]
+    held = label_training.hold_out(targets, SETTINGS.holdout, 1)
+    losses = {}
+    for step, state in enumerate(single.states(ALL[~held], 1, 3e-3, 24), start=1):
         if step % 4 == 0:
-            evaluated[step] = (single.validate(state.params), copied(state.params))
-    best = max(evaluated, key=lambda step: evaluated[step][0])
-    assert outcome.step == best <= 8
-    assert evaluated[24][0] < 0.6 < 0.95 < evaluated[best][0]
+            losses[step] = single.loss(state.params, ALL[held])
+    assert outcome.step == min(losses, key=losses.get) <= 12
+    assert losses[24] > 2 * losses[outcome.step]
+    final = [copied(s.params) for s, _ in zip(single.states(ALL, 1, 3e-3, 24), range(outcome.step))][-1]
     tiles = np.arange(toy.SPLITS["test"])
-    assert np.array_equal(outcome.scores, single.scores(evaluated[best][1], "test", tiles))
+    assert np.allclose(outcome.scores, single.scores(final, "test", tiles), atol=1e-5)
     truth = toy_set().targets("single")["test"].argmax(1)
     assert (outcome.scores.argmax(1) == truth).mean() > 0.9
 
 
-def test_validation_scores_are_those_of_scikit_learn():
-    tiles = np.arange(toy.SPLITS["val"])
+def test_a_training_ends_after_its_patience(monkeypatch):
+    monkeypatch.setattr(label_training.Settings, "schedule", sign_changes_after(8))
+    chosen = trainer("resnet", "single", ema=0.0, eval_every=4, patience=1)
+    taken = []
+    states = chosen.states
+    monkeypatch.setattr(chosen, "states", lambda *a, **k: (taken.append(1) or s for s in states(*a, **k)))
+    bar = toy.Count()
+    outcome = chosen.train(ALL, 1, bar)
+    assert outcome.step < 24
+    assert len(taken) < 2 * 24
+    assert bar.steps == 2 * 24  # the bar ends where it would without
+
+
+def test_of_several_layer_decays_the_one_with_the_lowest_loss_is_selected():
+    """With a rate far too high for the encoder, decay that all but freezes it is better."""
+    chosen = trainer("resnet", "single", ema=0.0, learning_rates=(0.3,), layer_decays=(1e-6, 1.0))
+    outcome = chosen.train(ALL, 0, toy.Count())
+    assert chosen.num_trainings() == 3
+    assert outcome.layer_decay == 1e-6
+
+
+def test_losses_are_those_of_scikit_learn():
     single, multi = trainer("resnet", "single", ema=0.0, eval_every=4), trainer("resnet")
-    for chosen, reference in (
-        (multi, lambda t, s: average_precision_score(t, s, average="macro")),
-        (single, lambda t, s: balanced_accuracy_score(t.argmax(1), s.argmax(1))),
-    ):
+    for chosen, kind in ((multi, "multi"), (single, "single")):
         state = next(s for step, s in enumerate(chosen.states(ALL, 0, 1e-2, 24)) if step == 4)
-        truth = toy_set().targets("multi" if chosen is multi else "single")["val"]
-        expected = reference(truth, chosen.scores(state.params, "val", tiles))
-        assert chosen.validate(state.params) == pytest.approx(expected, abs=1e-6)
+        truth, scores = toy_set().targets(kind)["train"], chosen.scores(state.params, "train", ALL).astype(np.float64)
+        if kind == "multi":
+            expected = np.mean([log_loss(t, 1 / (1 + np.exp(-s))) for t, s in zip(truth.T, scores.T)])
+        else:
+            share = np.exp(scores - scores.max(1, keepdims=True))
+            expected = log_loss(truth.argmax(1), share / share.sum(1, keepdims=True))
+        assert chosen.loss(state.params, ALL) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("labels", "held"), [(64, 13), (5, 1), (2, 1)])
+def test_a_fifth_of_the_labels_is_held_out_one_at_least(labels, held):
+    targets = toy_set().targets("multi")["train"][:labels]
+    masks = [label_training.hold_out(targets, 0.2, seed) for seed in range(4)]
+    assert {int(m.sum()) for m in masks} == {held}
+    assert labels < 5 or len({m.tobytes() for m in masks}) > 1
+    if labels == 64:
+        assert all(abs(targets[m].mean(0) - targets.mean(0)).max() < 0.15 for m in masks)
+
+
+def test_one_label_is_refused():
+    with pytest.raises(InputError, match="too few to train on"):
+        label_training.hold_out(np.ones((1, 2)), 0.2, 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -224,8 +263,10 @@ def test_steps_grow_with_the_square_root_of_the_labels():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"layer_decay": 0.0}, "layer_decay is 0"),
-        ({"drop_path": 1.0}, "drop_path 1.0"),
+        ({"layer_decays": (0.5, 0.0)}, "layer_decays is"),
+        ({"layer_decays": ()}, "layer_decays is"),
+        ({"holdout": 0.6}, "holdout is 0.6"),
+        ({"drop_path": 1.0}, "drop_path is 1.0"),
         ({"ema": -0.1}, "ema -0.1"),
         ({"unfreeze": -2}, "unfreeze is -2"),
     ],
@@ -334,7 +375,8 @@ def test_a_probe_that_training_only_worsens_is_kept():
     }
     source, problem, keys = _linear_problem("single", pooled)
     start = linear_starts(source, problem, keys)[keys[0]]
-    outcome = chosen.train(problem.subsets[keys[0]], 0, toy.Count(), start=start)
+    starts = label_training.Starts(start, start)
+    outcome = chosen.train(problem.subsets[keys[0]], 0, toy.Count(), starts=starts)
     assert (outcome.step, outcome.learning_rate) == (0, 0.0)
     expected = ((pooled["test"] - start.center) / start.scale) @ start.kernel + start.bias
     assert np.allclose(outcome.scores, expected, rtol=1e-2, atol=1e-2)

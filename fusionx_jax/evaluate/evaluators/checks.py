@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from fusionx_jax.errors import InputError
 
-_LEAST = {"seeds": 1, "batch_size": 1, "num_steps": 1, "min_steps": 0, "eval_every": 1, "val_tiles": 0}
+_LEAST = {"seeds": 1, "batch_size": 1, "num_steps": 1, "min_steps": 0, "eval_every": 1, "patience": 0}
 
 
 def check_training(name: str, settings: ConfigDict) -> None:

@@ -60,7 +60,7 @@ def linear_starts(source: Source, problem: Problem, keys: Sequence[CellKey]) -> 
     """The linear probe of each label subset as a linear layer on the features of the source."""
     features = source.features("train")
     center, scale = moments(features)
-    (train,) = standardize(features)
+    train = ((features - center) / scale).astype(np.float32)
     # The scores of the origin are the intercepts, those of the unit vectors the coefficients added to them.
     rows = np.concatenate([np.zeros((1, features.shape[1])), np.eye(features.shape[1])]).astype(np.float32)
     regularization = np.array(sorted(problem.config.regularization))

@@ -1,5 +1,6 @@
 """The whole encoder trained on the labels: fine-tuned from its pretrained weights, or trained from scratch."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
@@ -26,10 +27,9 @@ class FineTuning(TileEvaluator):
     line_style = "--"
     in_figures = True
     settings = ("finetune",)
-    selects_on_validation = True
     needs_training = True
     verb: ClassVar[str] = "fine-tuned"
-    version = 2  # 2: starts from the linear probe
+    version = 3  # 2: starts from the linear probe; 3: everything is selected inside the labels
 
     def training_settings(self, config: ConfigDict) -> ConfigDict:
         return config[self.settings[0]]
@@ -52,9 +52,16 @@ class FineTuning(TileEvaluator):
 
     def starts(
         self, source: Source, problem: Problem, keys: Sequence[CellKey]
-    ) -> Mapping[CellKey, label_training.LinearStart]:
-        """The linear layer to start from, by label subset."""
-        return linear_starts(source, problem, keys)
+    ) -> Mapping[CellKey, label_training.Starts]:
+        """The linear layers to start from, by label subset."""
+        share, targets = self.training_settings(problem.config).holdout, problem.labels.targets["train"]
+        fitted = {}
+        for key in keys:
+            subset = problem.subsets[key]
+            fitted[key] = subset[~label_training.hold_out(targets[subset], share, key.seed)]
+        selection = linear_starts(source, dataclasses.replace(problem, subsets=fitted), keys)
+        final = linear_starts(source, problem, keys)
+        return {key: label_training.Starts(selection[key], final[key]) for key in keys}
 
     def score(self, source: Source, problem: Problem, keys: Sequence[CellKey]) -> Iterator[list[Scored]]:
         config, labels = self.training_settings(problem.config), problem.labels
@@ -69,14 +76,18 @@ class FineTuning(TileEvaluator):
         steps = sum(trainer.num_steps(len(problem.subsets[key])) for key in keys)
         starts = self.starts(source, problem, keys)
         title = f"{source.method} {self.verb}, {labels.name}, {source.modalities.title}"
-        with progress.Progress(steps * len(config.learning_rates), title, "step") as bar:
+        with progress.Progress(steps * trainer.num_trainings(), title, "step") as bar:
             for key in keys:
                 outcome = trainer.train(problem.subsets[key], key.seed, bar, problem.score_split, starts.get(key))
-                selected = f"rate {outcome.learning_rate:g} step {outcome.step}"
+                selected = (
+                    f"rate {outcome.learning_rate:g}, layer decay {outcome.layer_decay:g}, step {outcome.step}"
+                    if outcome.step
+                    else "the linear probe"
+                )
                 origin = " from the linear probe" if key in starts else ""
                 training = (
-                    f"{self.verb}{origin}, {outcome.num_steps} steps of {config.batch_size}; step and rate selected on "
-                    "the validation split"
+                    f"{self.verb}{origin}, at most {outcome.num_steps} steps of {config.batch_size}; step, rate and "
+                    f"layer decay selected on {config.holdout:.0%} of the labels, then trained on all of them"
                 )
                 yield [Scored(key, outcome.scores.astype(np.float64), selected, training)]
 
@@ -90,7 +101,7 @@ class FromScratch(FineTuning):
     settings = ("supervised",)
     from_scratch = True
     verb = "trained from scratch"
-    version = 1
+    version = 2  # 2: everything is selected inside the labels
 
     @property
     def counterpart(self) -> str:
@@ -99,7 +110,7 @@ class FromScratch(FineTuning):
 
     def starts(
         self, source: Source, problem: Problem, keys: Sequence[CellKey]
-    ) -> Mapping[CellKey, label_training.LinearStart]:
+    ) -> Mapping[CellKey, label_training.Starts]:
         return {}
 
     def initial(self, source: Source) -> Callable[[int], PyTree] | None:
