@@ -62,7 +62,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["fusionx_jax", "fusionx_jax.*"]),
-    package_data={"fusionx_jax.report": ["templates/*"]},
+    package_data={"fusionx_jax.report": ["templates/*"], "fusionx_jax.pretrained": ["**/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["fusionx = fusionx_jax.__main__:main"]},

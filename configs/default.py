@@ -88,7 +88,8 @@ def evaluation() -> ConfigDict:
     e.tasks = ("multi", "single", "change")  # tasks of the prepared set's contract; those it lacks are passed over
     # linear_probe (regularization by cross-validation inside the labels), linear_probe_validation (by the whole val
     # split), linear_probe_each (on the features of all sensors together and of each alone, side by side),
-    # linear_probe_apart (of each alone, side by side), knn, random_forest, finetune, scratch; for pixel labels
+    # linear_probe_apart (of each alone, side by side), linear_probe_components (principal components, so that all
+    # methods are read with the same number of features), knn, random_forest, finetune, scratch; for pixel labels
     # segment_linear, segment_decoder, ridge_cover (shares of the classes). What does not fit a task is passed over.
     e.evaluators = ("linear_probe",)
     e.modalities = ("s1+s2", "s1", "s2")
@@ -109,6 +110,7 @@ def evaluation() -> ConfigDict:
     # L2 regularization added to the mean log-loss on standardized features.
     e.regularization = (3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     e.cv_folds = 5
+    e.components = 128  # of linear_probe_components
     e.bootstrap = 1000  # resamples for confidence intervals
     # difference_of_means and change_vector are for labels of change. Also: texture (band statistics and texture) and
     # texture_forest (the same in a random forest).

@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from fusionx_jax import contract as contract_lib
-from fusionx_jax import distributed, files, progress, readback
+from fusionx_jax import distributed, files, pretrained, progress, readback
 from fusionx_jax.contract import Contract
 from fusionx_jax.errors import InputError, RunError, first_line, is_out_of_memory
 from fusionx_jax.types import Json, JsonObject, Untyped
@@ -192,14 +192,17 @@ def check_writable(workdir: str) -> None:
 
 
 def find(path: str) -> Saved:
-    """The newest whole checkpoint of a workdir, or the checkpoint at `path` itself.
+    """The newest whole checkpoint of a workdir, the checkpoint at `path` itself, or the weights of that name.
 
     Raises:
       InputError: there is none, or it is damaged or not one of ours.
     """
-    path = files.absolute(path)
+    path = files.absolute(pretrained.locate(path))
     if not files.is_folder(path):
-        raise InputError(f"There is no folder {path}; give a workdir of `fusionx pretrain` or one checkpoint of it.")
+        raise InputError(
+            f"There is no folder {path}; give a workdir of `fusionx pretrain`, one checkpoint of it, or the name of "
+            f"weights that come with the package ({', '.join(pretrained.names())})."
+        )
     folder = files.join(path, FOLDER)
     if files.is_folder(folder):
         path, metadata, passed_over = readback.newest(folder, part="params")

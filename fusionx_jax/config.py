@@ -84,7 +84,7 @@ def without_free_settings(raw: Mapping[str, Json]) -> JsonObject:
     return {key: value for key, value in raw.items() if key not in FREE_SETTINGS}
 
 
-_FLOATS = ("dataset_weights", "label_fractions", "learning_rates", "regularization")
+_FLOATS = ("dataset_weights", "label_fractions", "layer_decays", "learning_rates", "regularization")
 
 BY_MODALITY = ("loss_weights", "mask_ratio")
 """Keys that may hold one value for each modality; overrides may add an entry for any name in `modalities`."""

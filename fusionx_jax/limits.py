@@ -35,8 +35,8 @@ _POSITIVE, _NOT_NEGATIVE, _COUNT = _Range(0, above=True), _Range(0), _Range(1)
 _SHARE, _DECAY = _Range(0, 1), _Range(0, 1, below=True)
 _RANGES: Mapping[str, _Range] = {
     **dict.fromkeys(
-        ("accumulate", "batch_size", "block_size", "checkpoint_every", "eval_every", "fsdp", "k", "keep_checkpoints",
-         "log_every", "min_samples_leaf", "patch_size", "seeds", "shots", "trees"), _COUNT,
+        ("accumulate", "batch_size", "block_size", "checkpoint_every", "components", "eval_every", "fsdp", "k",
+         "keep_checkpoints", "log_every", "min_samples_leaf", "patch_size", "seeds", "shots", "trees"), _COUNT,
     ),
     **dict.fromkeys(
         ("alpha", "clip_norm", "learning_rate", "learning_rates", "regularization", "temperature"), _POSITIVE

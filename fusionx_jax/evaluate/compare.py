@@ -13,6 +13,7 @@ from fusionx_jax.evaluate import evaluators, rows
 from fusionx_jax.evaluate import metrics as registry
 from fusionx_jax.evaluate.cells import Cell, Cells
 from fusionx_jax.evaluate.numerics import metrics as numerics
+from fusionx_jax.evaluate.numerics import significance
 from fusionx_jax.evaluate.records import CellKey, Group, LabelBudget, Method, MetricKey, ModalitySet
 from fusionx_jax.evaluate.rows import Pretraining
 from fusionx_jax.types import JsonObject
@@ -39,8 +40,11 @@ class Interval(NamedTuple):
 class Difference(NamedTuple):
     """The reference method minus another method: one row of differences.csv.
 
-    `reference` is the reference's verdict. `reference_evaluator` differs from `evaluator` where the other method has no
-    frozen features: networks trained from scratch are compared with the reference's linear probe.
+    `reference` is the reference's verdict. `p_value` is two-sided, of a normal distribution with the deviation of the
+    bootstrap resamples; `p_holm` is Holm's correction of it over all methods and label budgets of a reference, task,
+    modality set and metric, for tables in which many differences are tested. `reference_evaluator` differs from
+    `evaluator` where the other method has no frozen features: networks trained from scratch are compared with the
+    reference's linear probe.
     """
 
     dataset: str
@@ -63,6 +67,8 @@ class Difference(NamedTuple):
     reference_pretrainings: int
     score_split: str
     simulated: bool
+    p_value: float = np.nan
+    p_holm: float = np.nan
 
 
 class Ablation(NamedTuple):
@@ -182,6 +188,7 @@ class Paired(NamedTuple):
     theirs: float
     gap: Interval
     num_subsets: int
+    p_value: float
 
 
 def paired_difference(
@@ -192,12 +199,24 @@ def paired_difference(
     if sides is None:
         return None
     left, right = (side.means(budget, metric) for side in sides)
-    gap = Interval(*numerics.percentiles(left - right))
-    return Paired(float(left[0]), float(right[0]), gap, len(sides[0].seeds))
+    gaps = left - right
+    interval = Interval(*numerics.percentiles(gaps))
+    return Paired(float(left[0]), float(right[0]), interval, len(sides[0].seeds), significance.p_value(gaps))
 
 
-def differences(measured: Measured, reference: Method = REFERENCE) -> Iterator[Difference]:
+def differences(measured: Measured, reference: Method = REFERENCE) -> list[Difference]:
     """The reference minus every other method, variants excluded (see `ablations`); see `paired_difference`."""
+    found = list(_differences(measured, reference))
+    families = [(d.task, d.modalities, d.zero_filled, d.reference_evaluator, d.kind, d.metric) for d in found]
+    out = list(found)
+    for family in dict.fromkeys(families):
+        members = [i for i, other in enumerate(families) if other == family]
+        for i, corrected in zip(members, significance.holm([found[i].p_value for i in members])):
+            out[i] = found[i]._replace(p_holm=float(corrected))
+    return out
+
+
+def _differences(measured: Measured, reference: Method) -> Iterator[Difference]:
     for group, pretrainings in measured.items():
         if group.method == reference or group.method.changes:
             continue
@@ -216,7 +235,7 @@ def differences(measured: Measured, reference: Method = REFERENCE) -> Iterator[D
                 **_identity(group, pretrainings), label=budget.name, kind=kind, metric=metric.name,
                 reference_evaluator=counterpart, reference_minus_method=gap.value, ci_low=gap.low, ci_high=gap.high,
                 reference=gap.verdict, num_subsets=paired.num_subsets, num_pretrainings=len(theirs),
-                reference_pretrainings=len(ours), score_split=_score_split(theirs),
+                reference_pretrainings=len(ours), score_split=_score_split(theirs), p_value=paired.p_value,
             )  # fmt: skip
 
 

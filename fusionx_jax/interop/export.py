@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from fusionx_jax import checkpoint, files, progress
+from fusionx_jax import checkpoint, files, progress, readback
 from fusionx_jax import config as config_lib
 from fusionx_jax import encoder as encoder_lib
 from fusionx_jax import modalities as modalities_lib
@@ -39,9 +39,14 @@ Encode = Callable[[Images], Untyped]  # returns an object with pooled, summary a
 
 
 def describe(loaded: encoder_lib.TrainedEncoder) -> JsonObject:
-    """Metadata of exported weights: configuration, contract, step, and the network as plain numbers."""
+    """Metadata of exported weights: configuration, contract, step, and the network as plain numbers.
+
+    The paths of the machine are left out: an export is for other machines.
+    """
+    config = config_lib.to_json(loaded.config)
+    config |= {"dataset": "", "init_from": "", "evaluate": {**config["evaluate"], "subset_dir": ""}}
     return {
-        "config": config_lib.to_json(loaded.config),
+        "config": config,
         "contract": loaded.saved.contract.to_dict(),
         "step": loaded.saved.step,
         "family": loaded.config.model.family,
@@ -54,6 +59,7 @@ def to_orbax(loaded: encoder_lib.TrainedEncoder, params: PyTree, folder: str, im
     about = describe(loaded)
     metadata = {k: about[k] for k in ("config", "contract", "step")}
     ocp.save_checkpointables(os.path.abspath(folder), {"state": {"params": params}}, custom_metadata=metadata)
+    readback.confirm(os.path.abspath(folder))
     return encoder_lib.load(folder).encode
 
 
@@ -158,7 +164,7 @@ def export(
         again = FORMATS[to](loaded, params, staging, images)
         differences = compare(loaded.encode(images), again(images)) if again else {}
         report = {
-            "format": to, "checkpoint": loaded.saved.path, "step": loaded.saved.step, "with_decoder": with_decoder,
+            "format": to, "step": loaded.saved.step, "with_decoder": with_decoder,
             "tiles": len(next(iter(images.values()))), "of": where, "tolerance": tolerance,
             "largest_relative_difference": differences, "compared": bool(differences),
         }  # fmt: skip

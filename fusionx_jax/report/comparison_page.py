@@ -63,6 +63,7 @@ def make(workdir: str) -> str:
         "sections": [
             *sections.task_sections(comparison.rows, comparison.differences, comparison.reference, comparison.figures),
             *_ablations(comparison),
+            *_over_steps(comparison),
             *_labels_needed(comparison),
             *sections.class_section(_fullest(comparison.rows)),
             *_class_pictures(comparison),
@@ -110,6 +111,21 @@ def _ablations(comparison: _Comparison) -> list[Section]:
     path = files.join(comparison.workdir, "ablations.csv")
     found = tables.ablation_tables(comparison.variant_rows, rows.read_table(path, compare.Ablation))
     return [Section("Ablations", [], found)] if found else []
+
+
+def _over_steps(comparison: _Comparison) -> list[Section]:
+    """Figures of each task's main metrics against pretraining steps, where methods were pretrained for several."""
+    costs = rows.read_table(files.join(comparison.workdir, "methods.csv"), members.Cost)
+    records = _fullest([*comparison.rows, *comparison.variant_rows])
+    found = []
+    for task in dict.fromkeys(r.task for r in records):
+        of_task = rows.select(records, task=task)
+        for metric in (m for m in tables.metrics_of(tables.main_rows(of_task)) if m.main):
+            path = figures.over_steps(of_task, costs, metric, comparison.figures, f"steps_{task}_{metric.name}")
+            if path is not None:
+                alt = f"{metric.label} against pretraining steps for each method"
+                found.append(Picture(look.embed(path), alt, f"Task {task}. Dotted: without pretraining."))
+    return [Section("Accuracy over pretraining steps", found, [])] if found else []
 
 
 def _labels_needed(comparison: _Comparison) -> list[Section]:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from fusionx_jax import files, methods
 from fusionx_jax.evaluate.evaluators import EVALUATORS
+from fusionx_jax.evaluate.members import Cost
 from fusionx_jax.evaluate.metrics import Metric
 from fusionx_jax.evaluate.records import Method, ModalitySet
 from fusionx_jax.evaluate.rows import Row
@@ -76,6 +77,64 @@ def _label_axis(axis: Untyped, panel: ModalitySet, ticks: Sequence[float]) -> No
     axis.minorticks_off()
     axis.set_xlabel("labels used (%)")
     axis.set_title(panel.title)
+
+
+def over_steps(records: Sequence[Row], costs: Sequence[Cost], metric: Metric, directory: str, name: str) -> str | None:
+    """Metric against pretraining steps, 95 % intervals as bands, a panel for each label fraction.
+
+    A line joins the variants of a method that differ in their number of steps (and their warm-up) alone; networks
+    without pretraining are horizontal lines. None where no method was pretrained for different numbers of steps.
+    """
+    steps = {Method(c.method, c.changes): c.num_steps for c in costs}
+    means = [r for r in tables.main_rows(records) if (r.kind, r.metric) == (metric.kind, metric.name)]
+    chosen = [r for r in tables.in_figures(means) if look.line(r).method in steps and not r.budget.shots]
+    curves: dict[Method, list[Row]] = {}
+    for r in chosen:
+        curves.setdefault(_without_schedule(look.line(r).method), []).append(r)
+    if not any(len({steps[look.line(r).method] for r in curve} - {0}) > 1 for curve in curves.values()):
+        return None
+    plt = look.pyplot()
+    fractions = sorted({r.label_fraction for r in chosen})
+    size = (2.4 * len(fractions) + 1.0, 3.0 + 0.12 * len(curves))
+    figure, axes = plt.subplots(1, len(fractions), figsize=size, squeeze=False)
+    handles: JsonObject = {}
+    for axis, fraction in zip(axes[0], fractions):
+        for method in look.sort_methods(curves):
+            curve = [(steps[look.line(r).method], r) for r in curves[method] if r.label_fraction == fraction]
+            if curve:
+                handles.setdefault(look.method_label(method), _steps_curve(axis, method, sorted(curve), metric))
+        axis.set_xscale("log")
+        ticks = sorted({steps[look.line(r).method] for r in chosen} - {0})
+        axis.set_xticks(ticks, [f"{t / 1000:g}k" if t >= 1000 else str(t) for t in ticks])
+        axis.minorticks_off()
+        axis.set_title(f"{100 * fraction:g} % of the labels")
+        axis.set_xlabel("pretraining steps")
+    axes[0][0].set_ylabel(tables.unit_label(metric))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    datasets = ", ".join(sorted({r.dataset for r in chosen}))
+    simulated = " (simulated data)" if any(r.simulated for r in chosen) else ""
+    figure.suptitle(f"{datasets}{simulated}: {metric.label} by pretraining steps, 95 % intervals")
+    return look.save(figure, directory, name)
+
+
+_SCHEDULE = ("num_steps", "optimizer.warmup_steps")
+
+
+def _without_schedule(method: Method) -> Method:
+    """A variant without the changes of how long it was pretrained."""
+    kept = [c for c in method.changes.split("/") if c.partition("=")[0] not in _SCHEDULE]
+    return Method(method.name, "/".join(kept))
+
+
+def _steps_curve(axis: Untyped, method: Method, curve: Sequence[tuple[int, Row]], metric: Metric) -> Untyped:
+    scale, drawn = tables.factor(metric), methods.presentation(method.name)
+    if all(step == 0 for step, _ in curve):
+        return axis.axhline(scale * curve[0][1].value, color=drawn.color, ls=":", lw=1.3)
+    x = [step for step, _ in curve]
+    low, high = ([scale * v for v in side] for side in zip(*((r.ci_low, r.ci_high) for _, r in curve)))
+    axis.fill_between(x, low, high, color=drawn.color, alpha=0.12, lw=0)
+    values = [scale * r.value for _, r in curve]
+    return axis.plot(x, values, color=drawn.color, marker=drawn.marker, markersize=4, lw=1.5)[0]
 
 
 def loss_curves(path: str, directory: str, simulated: bool) -> str | None:

@@ -1,5 +1,6 @@
 """Sentences of pages, made from the fields of records: comparisons by paired differences, notices, the protocol."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from fusionx_jax.contract import Contract
@@ -14,6 +15,7 @@ from fusionx_jax.report.look import Line
 # Below this the page states that it compares nothing: with 500 tiles, the standard error of an accuracy of one half is
 # 2.2 points (the square root of 0.25 / 500), as much as methods differ.
 FEW_SCORED_TILES = 500
+_SIGNIFICANT = 0.05  # as the 95 % intervals
 
 
 def findings(differences: Sequence[Difference], reference: Method) -> list[str]:
@@ -63,6 +65,14 @@ def comparison_note(differences: Sequence[Difference]) -> str:
         f"Paired differences on the same {which}, label subsets and bootstrap resamples, in points. Wins and "
         "losses have a 95 % interval that excludes zero."
     )
+    tested = [d for d in differences if math.isfinite(d.p_holm)]
+    if tested:
+        apart = sum(d.reference != TIES for d in tested)
+        kept = sum(d.p_holm < _SIGNIFICANT for d in tested)
+        text += (
+            f" {apart} of {len(tested)} differences do; {kept} still do after Holm's correction for the number of "
+            "methods and label budgets that are compared (p_holm in differences.csv)."
+        )
     if min(d.reference_pretrainings for d in differences) == 1:
         text += " Where the reference has one pretraining, the intervals do not cover other pretraining seeds."
     return text

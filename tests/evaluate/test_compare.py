@@ -44,6 +44,17 @@ def test_differences_are_over_the_subsets_that_both_sides_have():
     assert not list(compare.differences({ours: [pretraining(mine)], theirs: [pretraining(other)]}))
 
 
+def test_p_values_are_corrected_over_the_methods_of_one_modality_set():
+    ours, near, far = group(), group("croma"), group("multimae")
+    measured = {ours: [pretraining(cells(ours, 0.60))], near: [pretraining(cells(near, 0.59, 1.0))],
+                far: [pretraining(cells(far, 0.55, 1.0))]}  # fmt: skip
+    found = {d.method: d for d in compare.differences(measured)}
+    small, large = found["multimae"], found["croma"]
+    assert small.p_value < large.p_value < 0.05
+    assert large.p_holm == pytest.approx(max(large.p_value, small.p_holm))
+    assert small.p_holm == pytest.approx(2 * small.p_value)
+
+
 def test_networks_from_scratch_are_compared_with_the_references_probe_and_any_method_can_be_the_reference():
     ours, scratch, mine = group(), group("supervised_vit", "scratch"), group("mine")
     measured = {g: [pretraining(cells(g, m))] for g, m in ((ours, 0.6), (scratch, 0.5), (mine, 0.7))}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+from ml_collections import ConfigDict
 
 from fusionx_jax import encoder as encoder_lib
 from fusionx_jax.evaluate import evaluation, features
@@ -126,3 +127,24 @@ def test_texture_equals_scipy(simulated):
     gradient = np.hypot(*(np.gradient(x, axis=a) for a in (1, 2)))
     expected = [x.mean((1, 2)), x.std((1, 2)), gradient.mean((1, 2)), local.mean((1, 2))]
     assert np.allclose(got, np.concatenate(expected, axis=1), atol=2e-3)
+
+
+def test_a_probe_of_principal_components_reads_what_scikit_learn_projects_to():
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
+    from fusionx_jax.evaluate.evaluators.probe import LinearProbeComponents
+
+    rng = np.random.default_rng(0)
+    mix = rng.normal(size=(9, 9))
+    train, test = (rng.normal(3, 2, (n, 9)) @ mix for n in (60, 20))
+    config = ConfigDict({"components": 4})
+    ours = LinearProbeComponents().inputs(config, train, test)
+    scaler = StandardScaler().fit(train)
+    reference = PCA(4).fit(scaler.transform(train))
+    for mine, raw in zip(ours, (train, test)):
+        theirs = reference.transform(scaler.transform(raw))
+        assert mine.shape == theirs.shape
+        np.testing.assert_allclose(abs(mine), abs(theirs), atol=1e-3)  # the sign of an axis is arbitrary
+    config.components = 100
+    assert LinearProbeComponents().inputs(config, train, test)[0].shape == (60, 9)

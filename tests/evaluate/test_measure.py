@@ -163,7 +163,7 @@ def test_data_that_do_not_match_the_weights_are_refused(trained, simulated, tmp_
         ("--config.evaluate.cv_folds=1", "evaluate.cv_folds is 1"),
         (
             "--config.evaluate.evaluators=('magic',)",
-            "linear_probe, linear_probe_each, linear_probe_apart, linear_probe_validation, knn",
+            "linear_probe, linear_probe_each, linear_probe_apart, linear_probe_components, linear_probe_validation, knn",
         ),
         ("--config.evaluate.score_split=dev", "score_split is 'dev'"),
         ("--config.evaluate.knn.k=0", "evaluate.knn.k is 0; it must be at least 1"),

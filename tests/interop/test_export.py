@@ -29,6 +29,8 @@ def test_orbax_holds_the_encoder_alone_and_is_loaded_like_any_checkpoint(trained
     assert set(metadata) == {"params"}
     assert set(metadata["params"]) == {"encoder"}
     assert json.loads((tmp_path / "out" / "parity.json").read_text())["step"] == 6
+    assert back.saved.config["dataset"] == ""  # the paths of this machine stay here
+    assert (tmp_path / "out" / "checksums.json").exists()
     with pytest.raises(InputError, match="exists already"):
         export.export(trained, "orbax", str(tmp_path / "out"))
 

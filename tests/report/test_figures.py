@@ -5,6 +5,7 @@ import pytest
 from fusionx_jax import files, methods
 from fusionx_jax.evaluate import metrics
 from fusionx_jax.evaluate.evaluators import EVALUATORS, register
+from fusionx_jax.evaluate.members import Cost
 from fusionx_jax.evaluate.records import Method
 from fusionx_jax.report import figures, look
 from tests.report.records import Outside, row
@@ -68,6 +69,35 @@ def test_figures_fall_back_to_what_there_is(drawn):
     only = row(evaluator="knn", modalities="s1", zero_filled="s2")
     figures.label_efficiency([only], MACRO, FUSIONX, "", "knn")
     assert [t.get_title() for t in drawn["knn"].axes] == ["S1 (zeros for S2)"]
+
+
+def cost(method="fusionx", changes="", num_steps=100):
+    return Cost(method, changes, 1, 1, 1, 1.0, num_steps, 1, 1.0, 1.0)
+
+
+def test_variants_that_differ_in_steps_alone_are_one_line_over_steps(drawn):
+    longer, wider = "num_steps=400/optimizer.warmup_steps=40", "mask_ratio=0.9"
+    rows = [
+        row(value=0.6), row(changes=longer, value=0.7, ci_low=0.66, ci_high=0.74), row(changes=wider, value=0.5),
+        row(method="untrained", value=0.55), row(label="1", value=0.8), row(evaluator="linear_probe_apart", value=0.1),
+    ]  # fmt: skip
+    costs = [cost(), cost(changes=longer, num_steps=400), cost(changes=wider), cost("untrained", num_steps=0)]
+    assert figures.over_steps(rows, costs, MACRO, "", "steps") == "steps"
+    few, every = drawn["steps"].axes
+    assert (few.get_title(), every.get_title()) == ("10 % of the labels", "100 % of the labels")
+    lines = _lines(few)
+    assert set(lines) == {(60.0, 70.0), (50.0,), (55.0, 55.0)}
+    np.testing.assert_allclose(lines[60.0, 70.0].get_xdata(), [100, 400])
+    assert set(_lines(every)) == {(80.0,)}
+    legend = [t.get_text() for t in drawn["steps"].legends[0].get_texts()]
+    assert legend == ["FusionX-Net", "FusionX-Net: mask_ratio=0.9", "same encoder, untrained"]
+
+
+def test_without_several_numbers_of_steps_nothing_is_drawn_over_them(drawn):
+    assert (
+        figures.over_steps([row(), row(method="untrained")], [cost(), cost("untrained", num_steps=0)], MACRO, "", "n")
+        is None
+    )
 
 
 def test_every_loss_is_drawn(drawn, tmp_path):

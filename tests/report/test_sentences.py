@@ -35,6 +35,9 @@ def test_the_note_names_the_split_and_single_pretrainings():
     assert sentences.comparison_note([]) == ""
     assert "same val tiles" in sentences.comparison_note([difference(score_split="val")])
     assert "one pretraining" in sentences.comparison_note([difference()])
+    tested = [difference(p_holm=0.04), difference(p_holm=0.2), difference(reference="ties", p_holm=1.0)]
+    assert "2 of 3 differences do; 1 still do after Holm's correction" in sentences.comparison_note(tested)
+    assert "Holm" not in sentences.comparison_note([difference()])
     assert "one pretraining" not in sentences.comparison_note([difference(reference_pretrainings=3)])
 
 

@@ -7,6 +7,7 @@ from fusionx_jax.evaluate.evaluators.knn import NearestNeighbors
 from fusionx_jax.evaluate.evaluators.probe import (
     LinearProbe,
     LinearProbeApart,
+    LinearProbeComponents,
     LinearProbeEach,
     LinearProbeValidation,
 )
@@ -19,6 +20,7 @@ for _evaluator in (
     LinearProbe(),
     LinearProbeEach(),
     LinearProbeApart(),
+    LinearProbeComponents(),
     LinearProbeValidation(),
     NearestNeighbors(),
     RandomForest(),

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from fusionx_jax.contract import Contract
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate.evaluators.base import Problem, Scored, Source, TileEvaluator
+from fusionx_jax.evaluate.evaluators.checks import check_present
 from fusionx_jax.evaluate.features import moments, standardize
 from fusionx_jax.evaluate.label_training import LinearStart
 from fusionx_jax.evaluate.numerics import logistic
@@ -37,6 +38,11 @@ class LinearProbe(TileEvaluator):
         """What is probed."""
         return source.features(split)
 
+    def inputs(self, config: ConfigDict, train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+        """What the logistic regression gets of the features of the training split and of others."""
+        del config
+        return standardize(train, *others)
+
     def selection(self, config: ConfigDict) -> str:
         """How the regularization is selected, for people."""
         return f"{config.cv_folds}-fold cross-validation inside the labels"
@@ -44,7 +50,7 @@ class LinearProbe(TileEvaluator):
     def score(self, source: Source, problem: Problem, keys: Sequence[CellKey]) -> Iterator[list[Scored]]:
         """Subsets of one size share a program."""
         splits = ["train", problem.score_split, *(["val"] if self.selects_on_validation else [])]
-        train, test, *validation = standardize(*(self.features(source, split) for split in splits))
+        train, test, *validation = self.inputs(problem.config, *(self.features(source, split) for split in splits))
         regularization = np.array(sorted(problem.config.regularization))
         selection = (validation[0], problem.labels.targets["val"]) if validation else None
         for group in _by_size(problem, keys):
@@ -128,6 +134,34 @@ class LinearProbeApart(LinearProbe):
     def features(self, source: Source, split: str) -> np.ndarray:
         assert source.each is not None, "planned for sources with features of each modality only"
         return source.each(split)
+
+
+class LinearProbeComponents(LinearProbe):
+    """A probe on the first principal components of the features: every read-out has the same dimension.
+
+    Methods pool different numbers of token groups, and the number of features alone changes what a probe reaches.
+    Components are those of the standardized features of the unlabeled training split.
+    """
+
+    name = "linear_probe_components"
+    label = "linear probe, principal components"
+    in_figures = False
+    settings = ("components",)
+
+    def check(self, config: ConfigDict, contract: Contract | None = None) -> None:
+        super().check(config, contract)
+        check_present("evaluate", config, self.settings)
+        if config.components < 1:
+            raise InputError(f"evaluate.components is {config.components}; it must be at least 1.")
+
+    def inputs(self, config: ConfigDict, train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+        standard = standardize(train, *others)
+        axes = np.linalg.eigh(standard[0].T.astype(np.float64) @ standard[0])[1]  # by ascending variance
+        first = axes[:, ::-1][:, : config.components].astype(np.float32)
+        return [x @ first for x in standard]
+
+    def selection(self, config: ConfigDict) -> str:
+        return f"{super().selection(config)}; at most {config.components} principal components"
 
 
 class LinearProbeValidation(LinearProbe):

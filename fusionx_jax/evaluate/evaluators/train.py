@@ -13,7 +13,7 @@ from fusionx_jax import progress
 from fusionx_jax.contract import Contract
 from fusionx_jax.evaluate import batches, label_training
 from fusionx_jax.evaluate.evaluators.base import Problem, Scored, Source, TileEvaluator
-from fusionx_jax.evaluate.evaluators.checks import check_training
+from fusionx_jax.evaluate.evaluators.checks import check_present, check_training
 from fusionx_jax.evaluate.evaluators.probe import linear_starts
 from fusionx_jax.evaluate.records import CellKey
 from fusionx_jax.models import build
@@ -42,7 +42,9 @@ class FineTuning(TileEvaluator):
 
     def check(self, config: ConfigDict, contract: Contract | None = None) -> None:
         super().check(config, contract)
-        check_training(f"evaluate.{self.settings[0]}", self.training_settings(config))
+        name, training = f"evaluate.{self.settings[0]}", self.training_settings(config)
+        check_present(name, training, (field.name for field in dataclasses.fields(label_training.Settings)))
+        check_training(name, training)
         label_training.Settings.from_config(self.training_settings(config))
 
     def initial(self, source: Source) -> Callable[[int], PyTree] | None:
