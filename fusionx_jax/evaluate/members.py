@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -326,7 +326,7 @@ def write_tables(workdir: str) -> dict[Method, list[Member]]:
     groups = measured(members)
     found = [row for group, pretrainings in groups.items() for row in rows.from_cells(group, pretrainings)]
     rows.write(files.join(workdir, rows.FILE_NAME), found)
-    tables: tuple[tuple[str, tuple[str, ...], Iterator[Untyped]], ...] = (
+    tables: tuple[tuple[str, tuple[str, ...], Iterable[Untyped]], ...] = (
         ("differences.csv", compare.Difference._fields, compare.differences(groups)),
         ("ablations.csv", compare.Ablation._fields, compare.ablations(groups)),
         ("fusion_gains.csv", compare.FusionGain._fields, compare.fusion_gains(groups)),
