@@ -90,11 +90,9 @@ def get_config(options: str = "") -> ConfigDict:
     s.eval_every = 50
     s.learning_rates = (1e-3, 3e-3, 1e-2)
     f = e.finetune
-    f.update({k: s[k] for k in ("tasks", "batch_size", "eval_every")})
+    f.update({k: s[k] for k in ("tasks", "batch_size", "eval_every", "learning_rates")})
     f.seeds = 1
     f.num_steps, f.min_steps = 200, 60
-    f.learning_rates = (1e-3, 3e-3, 1e-2)
-    f.layer_decays = (0.65, 1.0)
     e.segmentation.seeds = 1
     e.segmentation.num_steps = 150
     return c

@@ -128,17 +128,21 @@ Pools = dict[str, Float[Array, "batch _dim"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Architecture:
-    """What a compiled encoder depends on apart from weights and shapes; equal keys share one program."""
+class Architecture:
+    """An encoder without weights; equal ones share compiled programs."""
 
     key: str
     encoder: Encoder = dataclasses.field(compare=False)
 
+    @classmethod
+    def from_encoder(cls, encoder: Encoder) -> "Architecture":
+        """That of an encoder, whose weights are dropped: caches of programs must not hold them."""
+        return cls(encoder.architecture_key(), encoder.with_params(None))
+
 
 @functools.lru_cache(maxsize=64)
-def _compile_pooled(architecture: _Architecture) -> Callable[[PyTree, Mapping[str, Array]], Pools]:
-    encoder = dataclasses.replace(architecture.encoder, params=None)  # the cache must not hold weights
-    return jax.jit(lambda params, wire: dataclasses.replace(encoder, params=params).pooled(wire))
+def _compile_pooled(architecture: Architecture) -> Callable[[PyTree, Mapping[str, Array]], Pools]:
+    return jax.jit(lambda params, wire: architecture.encoder.with_params(params).pooled(wire))
 
 
 def pooled_program(encoder: Encoder) -> Callable[[PyTree, Mapping[str, Array]], Pools]:
@@ -146,7 +150,7 @@ def pooled_program(encoder: Encoder) -> Callable[[PyTree, Mapping[str, Array]], 
 
     It compiles once per input shape, whichever splits and weights it is called with.
     """
-    return _compile_pooled(_Architecture(encoder.architecture_key(), encoder))
+    return _compile_pooled(Architecture.from_encoder(encoder))
 
 
 def pool(

@@ -207,13 +207,14 @@ def paired_difference(
 def differences(measured: Measured, reference: Method = REFERENCE) -> list[Difference]:
     """The reference minus every other method, variants excluded (see `ablations`); see `paired_difference`."""
     found = list(_differences(measured, reference))
-    families = [(d.task, d.modalities, d.zero_filled, d.reference_evaluator, d.kind, d.metric) for d in found]
-    out = list(found)
-    for family in dict.fromkeys(families):
-        members = [i for i, other in enumerate(families) if other == family]
+    families: dict[tuple[str, ...], list[int]] = {}
+    for i, d in enumerate(found):
+        key = (d.task, d.modalities, d.zero_filled, d.reference_evaluator, d.kind, d.metric)
+        families.setdefault(key, []).append(i)
+    for members in families.values():
         for i, corrected in zip(members, significance.holm([found[i].p_value for i in members])):
-            out[i] = found[i]._replace(p_holm=float(corrected))
-    return out
+            found[i] = found[i]._replace(p_holm=float(corrected))
+    return found
 
 
 def _differences(measured: Measured, reference: Method) -> Iterator[Difference]:

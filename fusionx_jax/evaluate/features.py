@@ -207,8 +207,15 @@ def change_vector(prepared: sets.Readable, split: str, modalities: Sequence[str]
 
 def standardize(train: Float[np.ndarray, "train dim"], *others: Float[np.ndarray, "_examples dim"]) -> list[np.ndarray]:
     """Zero mean and unit deviation by the training split, labels unseen (MAE's probe: BatchNorm without affine)."""
-    mean, std = moments(train)
-    return [((x - mean) / std).astype(np.float32) for x in (train, *others)]
+    center, scale = moments(train)
+    return [rescale(x, center, scale) for x in (train, *others)]
+
+
+def rescale(
+    x: Float[np.ndarray, "examples dim"], center: Float[np.ndarray, "dim"], scale: Float[np.ndarray, "dim"]
+) -> Float[np.ndarray, "examples dim"]:
+    """Features less `center`, over `scale`."""
+    return ((x - center) / scale).astype(np.float32)
 
 
 def moments(train: Float[np.ndarray, "train dim"]) -> tuple[Float[np.ndarray, "dim"], Float[np.ndarray, "dim"]]:

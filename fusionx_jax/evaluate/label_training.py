@@ -163,14 +163,13 @@ class _Candidate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Training:
-    """The pure functions of a training; equal ones share compiled programs. `encoder` has no parameters."""
+    """The pure functions of a training; equal ones share compiled programs."""
 
-    architecture: str
+    architecture: encoder_lib.Architecture
     kind: str
     pooling: str
     weight_decay: float
     ema: float
-    encoder: encoder_lib.Encoder = dataclasses.field(compare=False)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -183,7 +182,7 @@ class _Training:
     def pooled(
         self, encoder_params: PyTree, wire: Mapping[str, Array], rngs: Mapping[str, Array] | None = None
     ) -> Float[Array, "batch features"]:
-        pools = self.encoder.with_params({"encoder": encoder_params}).pooled(wire, rngs)
+        pools = self.architecture.encoder.with_params({"encoder": encoder_params}).pooled(wire, rngs)
         return jnp.asarray(encoder_lib.assemble(pools, self.pooling))
 
     def scores(
@@ -253,10 +252,8 @@ class LabelTrainer:
           initial: parameters by seed, for training from scratch; by default those of `encoder`.
         """
         model = encoder.model.clone(config=dataclasses.replace(encoder.model.config, drop_path=settings.drop_path))
-        bare = dataclasses.replace(encoder, model=model, params=None)
-        self._training = _Training(
-            bare.architecture_key(), task.kind, pooling, settings.weight_decay, settings.ema, bare
-        )
+        architecture = encoder_lib.Architecture.from_encoder(dataclasses.replace(encoder, model=model))
+        self._training = _Training(architecture, task.kind, pooling, settings.weight_decay, settings.ema)
         self._programs = _compile(self._training)
         self._reader, self._task, self._settings = reader, task, settings
         self._initial = initial or (lambda seed: encoder.params)
@@ -271,6 +268,13 @@ class LabelTrainer:
     def num_trainings(self) -> int:
         """Trainings for one label subset: one for each candidate, and the final one."""
         return len(self._settings.learning_rates) * len(self._settings.layer_decays) + 1
+
+    def divide(
+        self, subset: Int[np.ndarray, "labeled"], seed: int
+    ) -> tuple[Int[np.ndarray, "fitted"], Int[np.ndarray, "held"]]:
+        """The tiles of `subset` that the selection trains on, and those that it holds out."""
+        held_out = hold_out(self._task.targets["train"][subset], self._settings.holdout, seed)
+        return subset[~held_out], subset[held_out]
 
     def train(
         self,
@@ -287,8 +291,9 @@ class LabelTrainer:
         steps = self.num_steps(len(subset))
         best = self._select(subset, seed, steps, bar, starts.selection if starts else None)
         start = starts.final if starts else None
-        params = self._start(seed, start).params
-        if best.step:
+        if not best.step:
+            params = self._start(seed, start).params
+        else:
             states = self.states(subset, seed, best.learning_rate, steps, start, best.layer_decay)
             for state in itertools.islice(states, best.step):
                 params = state.scored_params
@@ -305,10 +310,8 @@ class LabelTrainer:
         bar: progress.Progress,
         start: LinearStart | None,
     ) -> _Candidate:
-        s = self._settings
-        held_out = hold_out(self._task.targets["train"][subset], s.holdout, seed)
-        fitted, held = subset[~held_out], subset[held_out]
-        best = None
+        s, best = self._settings, None
+        fitted, held = self.divide(subset, seed)
         if start is not None:
             best = _Candidate(self.loss(self._start(seed, start).params, held), 0.0, 1.0, 0)
         for rate, decay in itertools.product(s.learning_rates, s.layer_decays):

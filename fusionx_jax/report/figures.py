@@ -11,7 +11,7 @@ from fusionx_jax import files, methods
 from fusionx_jax.evaluate.evaluators import EVALUATORS
 from fusionx_jax.evaluate.members import Cost
 from fusionx_jax.evaluate.metrics import Metric
-from fusionx_jax.evaluate.records import Method, ModalitySet
+from fusionx_jax.evaluate.records import Method
 from fusionx_jax.evaluate.rows import Row
 from fusionx_jax.report import look, tables
 from fusionx_jax.report.look import Line
@@ -42,99 +42,98 @@ def label_efficiency(
     handles: JsonObject = {}
     for axis, panel in zip(axes[0], panels):
         for line in lines:
-            curve = [r for r in chosen if look.line(r) == line and r.modality_set == panel]
-            if curve:
-                handles.setdefault(line.label, _curve(axis, line, curve, metric, line.method == reference))
-        _label_axis(axis, panel, sorted({100 * r.label_fraction for r in chosen}))
+            points = [(100 * r.label_fraction, r) for r in chosen if (look.line(r), r.modality_set) == (line, panel)]
+            if points:
+                handles.setdefault(line.label, _curve(axis, line, points, metric, line.method == reference))
+        _label_axis(axis, panel.title, "labels used (%)", {100 * r.label_fraction: "" for r in chosen})
     axes[0][0].set_ylabel(tables.unit_label(metric))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 if len(panels) == 1 else 3)
-    datasets = ", ".join(sorted({r.dataset for r in chosen}))
-    simulated = " (simulated data)" if any(r.simulated for r in chosen) else ""
-    figure.suptitle(f"{datasets}{simulated}: {metric.label} by share of labels, 95 % intervals")
+    figure.suptitle(_title(chosen, metric, "share of labels"))
     return look.save(figure, directory, name)
 
 
-def _curve(axis: Untyped, line: Line, records: Sequence[Row], metric: Metric, emphasized: bool) -> Untyped:
-    """Draws one method in one panel; the method that the page is about is thicker and in front."""
-    ordered = sorted(records, key=lambda r: r.label_fraction)
-    scale, drawn, style = (
-        tables.factor(metric),
-        methods.presentation(line.method.name),
-        EVALUATORS[line.evaluator].line_style,
-    )
-    x = [100 * r.label_fraction for r in ordered]
-    low, high = ([scale * v for v in side] for side in zip(*((r.ci_low, r.ci_high) for r in ordered)))
+def _title(records: Sequence[Row], metric: Metric, over: str) -> str:
+    datasets = ", ".join(sorted({r.dataset for r in records}))
+    simulated = " (simulated data)" if any(r.simulated for r in records) else ""
+    return f"{datasets}{simulated}: {metric.label} by {over}, 95 % intervals"
+
+
+def _curve(
+    axis: Untyped, line: Line, points: Sequence[tuple[float, Row]], metric: Metric, emphasized: bool = False
+) -> Untyped:
+    """Draws the rows of one line against x; the method that the page is about is thicker and in front."""
+    ordered = sorted(points, key=lambda point: point[0])
+    scale, drawn = tables.factor(metric), methods.presentation(line.method.name)
+    x = [position for position, _ in ordered]
+    low, high = ([scale * v for v in side] for side in zip(*((r.ci_low, r.ci_high) for _, r in ordered)))
     axis.fill_between(x, low, high, color=drawn.color, alpha=0.15, lw=0)
     return axis.plot(
-        x, [scale * r.value for r in ordered], color=drawn.color, marker=drawn.marker, ls=style,
-        markersize=5 if emphasized else 4, lw=2.2 if emphasized else 1.3, zorder=3 if emphasized else 2,
+        x, [scale * r.value for _, r in ordered], color=drawn.color, marker=drawn.marker,
+        ls=EVALUATORS[line.evaluator].line_style, markersize=5 if emphasized else 4, lw=2.2 if emphasized else 1.3,
+        zorder=3 if emphasized else 2,
     )[0]  # fmt: skip
 
 
-def _label_axis(axis: Untyped, panel: ModalitySet, ticks: Sequence[float]) -> None:
+def _level(axis: Untyped, line: Line, row: Row, metric: Metric) -> Untyped:
+    """Draws a horizontal line, for a network without pretraining."""
+    color = methods.presentation(line.method.name).color
+    return axis.axhline(tables.factor(metric) * row.value, color=color, ls=":", lw=1.3)
+
+
+def _label_axis(axis: Untyped, title: str, label: str, ticks: Mapping[float, str]) -> None:
+    """A logarithmic axis with ticks by position; an empty text is the position itself."""
     axis.set_xscale("log")
-    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axis.set_xticks(sorted(ticks), [ticks[t] or f"{t:g}" for t in sorted(ticks)])
     axis.minorticks_off()
-    axis.set_xlabel("labels used (%)")
-    axis.set_title(panel.title)
+    axis.set_xlabel(label)
+    axis.set_title(title)
 
 
 def over_steps(records: Sequence[Row], costs: Sequence[Cost], metric: Metric, directory: str, name: str) -> str | None:
     """Metric against pretraining steps, 95 % intervals as bands, a panel for each label fraction.
 
-    A line joins the variants of a method that differ in their number of steps (and their warm-up) alone; networks
-    without pretraining are horizontal lines. None where no method was pretrained for different numbers of steps.
+    A line joins the variants of a method, as one evaluator scores it, that differ in their number of steps (and their
+    warm-up) alone; networks without pretraining are horizontal lines. None where no method was pretrained for
+    different numbers of steps.
     """
-    steps = {Method(c.method, c.changes): c.num_steps for c in costs}
+    steps = {Method(c.method, c.changes): float(c.num_steps) for c in costs}
     means = [r for r in tables.main_rows(records) if (r.kind, r.metric) == (metric.kind, metric.name)]
     chosen = [r for r in tables.in_figures(means) if look.line(r).method in steps and not r.budget.shots]
-    curves: dict[Method, list[Row]] = {}
-    for r in chosen:
-        curves.setdefault(_without_schedule(look.line(r).method), []).append(r)
-    if not any(len({steps[look.line(r).method] for r in curve} - {0}) > 1 for curve in curves.values()):
+    joined = [r._replace(changes=_without_schedule(r.changes)) for r in chosen]
+    curves: dict[Line, list[tuple[float, Row]]] = {line: [] for line in look.sort_lines(joined)}
+    for r, variant in zip(chosen, joined):
+        curves[look.line(variant)].append((steps[look.line(r).method], r))
+    if not any(len({step for step, _ in points} - {0}) > 1 for points in curves.values()):
         return None
     plt = look.pyplot()
     fractions = sorted({r.label_fraction for r in chosen})
+    trained = {step for points in curves.values() for step, _ in points} - {0}
+    ticks = {step: f"{step / 1000:g}k" if step >= 1000 else "" for step in trained}
     size = (2.4 * len(fractions) + 1.0, 3.0 + 0.12 * len(curves))
     figure, axes = plt.subplots(1, len(fractions), figsize=size, squeeze=False)
+    several = len({line.evaluator for line in curves}) > 1
     handles: JsonObject = {}
     for axis, fraction in zip(axes[0], fractions):
-        for method in look.sort_methods(curves):
-            curve = [(steps[look.line(r).method], r) for r in curves[method] if r.label_fraction == fraction]
-            if curve:
-                handles.setdefault(look.method_label(method), _steps_curve(axis, method, sorted(curve), metric))
-        axis.set_xscale("log")
-        ticks = sorted({steps[look.line(r).method] for r in chosen} - {0})
-        axis.set_xticks(ticks, [f"{t / 1000:g}k" if t >= 1000 else str(t) for t in ticks])
-        axis.minorticks_off()
-        axis.set_title(f"{100 * fraction:g} % of the labels")
-        axis.set_xlabel("pretraining steps")
+        for line, every in curves.items():
+            points = [(step, r) for step, r in every if r.label_fraction == fraction]
+            if not points:
+                continue
+            untrained = all(step == 0 for step, _ in points)
+            drawn = _level(axis, line, points[0][1], metric) if untrained else _curve(axis, line, points, metric)
+            handles.setdefault(line.label if several else look.method_label(line.method), drawn)
+        _label_axis(axis, f"{100 * fraction:g} % of the labels", "pretraining steps", ticks)
     axes[0][0].set_ylabel(tables.unit_label(metric))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
-    datasets = ", ".join(sorted({r.dataset for r in chosen}))
-    simulated = " (simulated data)" if any(r.simulated for r in chosen) else ""
-    figure.suptitle(f"{datasets}{simulated}: {metric.label} by pretraining steps, 95 % intervals")
+    figure.suptitle(_title(chosen, metric, "pretraining steps"))
     return look.save(figure, directory, name)
 
 
 _SCHEDULE = ("num_steps", "optimizer.warmup_steps")
 
 
-def _without_schedule(method: Method) -> Method:
-    """A variant without the changes of how long it was pretrained."""
-    kept = [c for c in method.changes.split("/") if c.partition("=")[0] not in _SCHEDULE]
-    return Method(method.name, "/".join(kept))
-
-
-def _steps_curve(axis: Untyped, method: Method, curve: Sequence[tuple[int, Row]], metric: Metric) -> Untyped:
-    scale, drawn = tables.factor(metric), methods.presentation(method.name)
-    if all(step == 0 for step, _ in curve):
-        return axis.axhline(scale * curve[0][1].value, color=drawn.color, ls=":", lw=1.3)
-    x = [step for step, _ in curve]
-    low, high = ([scale * v for v in side] for side in zip(*((r.ci_low, r.ci_high) for _, r in curve)))
-    axis.fill_between(x, low, high, color=drawn.color, alpha=0.12, lw=0)
-    values = [scale * r.value for _, r in curve]
-    return axis.plot(x, values, color=drawn.color, marker=drawn.marker, markersize=4, lw=1.5)[0]
+def _without_schedule(changes: str) -> str:
+    """The changes of a variant without those of how long it was pretrained."""
+    return "/".join(c for c in changes.split("/") if c.partition("=")[0] not in _SCHEDULE)
 
 
 def loss_curves(path: str, directory: str, simulated: bool) -> str | None:

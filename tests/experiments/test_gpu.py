@@ -1,16 +1,13 @@
 import csv
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests.helpers import EARLY, ROOT, TINY
+from tests.helpers import EARLY, TINY, run_cli
 
 
 def _run(*arguments, timeout=600):
-    command = [sys.executable, "-m", "experiments.gpu", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+    return run_cli("experiments.gpu", *arguments, timeout=timeout)
 
 
 @pytest.mark.slow

@@ -1,18 +1,15 @@
 import csv
-import subprocess
-import sys
 
 import pytest
 
 from tests.data import fakes
-from tests.helpers import ROOT
+from tests.helpers import run_cli
 
 CITIES = ("abudhabi", "aguasclaras", "beihai", "bordeaux", "hongkong", "mumbai", "nantes", "rennes")
 
 
 def _run(*arguments, timeout=120):
-    command = [sys.executable, "-m", "experiments.real", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+    return run_cli("experiments.real", *arguments, timeout=timeout)
 
 
 @pytest.mark.slow

@@ -93,6 +93,18 @@ def test_variants_that_differ_in_steps_alone_are_one_line_over_steps(drawn):
     assert legend == ["FusionX-Net", "FusionX-Net: mask_ratio=0.9", "same encoder, untrained"]
 
 
+def test_every_evaluator_has_its_line_over_steps(drawn):
+    longer = "num_steps=400"
+    rows = [
+        row(value=0.6), row(changes=longer, value=0.7), row(evaluator="finetune", value=0.3),
+        row(evaluator="finetune", changes=longer, value=0.4),
+    ]  # fmt: skip
+    figures.over_steps(rows, [cost(), cost(changes=longer, num_steps=400)], MACRO, "", "steps")
+    assert set(_lines(drawn["steps"].axes[0])) == {(60.0, 70.0), (30.0, 40.0)}
+    legend = [t.get_text() for t in drawn["steps"].legends[0].get_texts()]
+    assert legend == ["FusionX-Net (linear probe)", "FusionX-Net (fine-tuned)"]
+
+
 def test_without_several_numbers_of_steps_nothing_is_drawn_over_them(drawn):
     assert (
         figures.over_steps([row(), row(method="untrained")], [cost(), cost("untrained", num_steps=0)], MACRO, "", "n")

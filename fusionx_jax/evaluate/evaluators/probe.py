@@ -13,7 +13,7 @@ from fusionx_jax.contract import Contract
 from fusionx_jax.errors import InputError
 from fusionx_jax.evaluate.evaluators.base import Problem, Scored, Source, TileEvaluator
 from fusionx_jax.evaluate.evaluators.checks import check_present
-from fusionx_jax.evaluate.features import moments, standardize
+from fusionx_jax.evaluate.features import moments, rescale, standardize
 from fusionx_jax.evaluate.label_training import LinearStart
 from fusionx_jax.evaluate.numerics import logistic
 from fusionx_jax.evaluate.records import CellKey
@@ -66,7 +66,7 @@ def linear_starts(source: Source, problem: Problem, keys: Sequence[CellKey]) -> 
     """The linear probe of each label subset as a linear layer on the features of the source."""
     features = source.features("train")
     center, scale = moments(features)
-    train = ((features - center) / scale).astype(np.float32)
+    train = rescale(features, center, scale)
     # The scores of the origin are the intercepts, those of the unit vectors the coefficients added to them.
     rows = np.concatenate([np.zeros((1, features.shape[1])), np.eye(features.shape[1])]).astype(np.float32)
     regularization = np.array(sorted(problem.config.regularization))
@@ -151,8 +151,6 @@ class LinearProbeComponents(LinearProbe):
     def check(self, config: ConfigDict, contract: Contract | None = None) -> None:
         super().check(config, contract)
         check_present("evaluate", config, self.settings)
-        if config.components < 1:
-            raise InputError(f"evaluate.components is {config.components}; it must be at least 1.")
 
     def inputs(self, config: ConfigDict, train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
         standard = standardize(train, *others)

@@ -53,14 +53,10 @@ class FineTuning(TileEvaluator):
         return None
 
     def starts(
-        self, source: Source, problem: Problem, keys: Sequence[CellKey]
+        self, source: Source, problem: Problem, keys: Sequence[CellKey], trainer: label_training.LabelTrainer
     ) -> Mapping[CellKey, label_training.Starts]:
         """The linear layers to start from, by label subset."""
-        share, targets = self.training_settings(problem.config).holdout, problem.labels.targets["train"]
-        fitted = {}
-        for key in keys:
-            subset = problem.subsets[key]
-            fitted[key] = subset[~label_training.hold_out(targets[subset], share, key.seed)]
+        fitted = {key: trainer.divide(problem.subsets[key], key.seed)[0] for key in keys}
         selection = linear_starts(source, dataclasses.replace(problem, subsets=fitted), keys)
         final = linear_starts(source, problem, keys)
         return {key: label_training.Starts(selection[key], final[key]) for key in keys}
@@ -76,7 +72,7 @@ class FineTuning(TileEvaluator):
             initial=self.initial(source),
         )
         steps = sum(trainer.num_steps(len(problem.subsets[key])) for key in keys)
-        starts = self.starts(source, problem, keys)
+        starts = self.starts(source, problem, keys, trainer)
         title = f"{source.method} {self.verb}, {labels.name}, {source.modalities.title}"
         with progress.Progress(steps * trainer.num_trainings(), title, "step") as bar:
             for key in keys:
@@ -111,7 +107,7 @@ class FromScratch(FineTuning):
         return "linear_probe"
 
     def starts(
-        self, source: Source, problem: Problem, keys: Sequence[CellKey]
+        self, source: Source, problem: Problem, keys: Sequence[CellKey], trainer: label_training.LabelTrainer
     ) -> Mapping[CellKey, label_training.Starts]:
         return {}
 
